@@ -1,0 +1,174 @@
+"""The Selective Sample Buffer of Skywork R1V2
+(https://arxiv.org/abs/2504.16656, section 3.3)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from jaxrl_mm.algorithms.transforms import group_stats, present_rows
+from jaxrl_mm.structs import Trajectories
+
+# Age of a slot that holds nothing: staler than anything.
+EMPTY = -1
+
+
+class ReplayState(NamedTuple):
+  """The buffer.
+
+  Attributes:
+    rows: trajectories with the leading axis C (capacity).
+    priority: [C] |advantage| of each row.
+    born: [C] the update in which a row entered, EMPTY where there is none.
+    update: number of updates so far.
+    key: of the next draw.
+    effective_before: share of this batch's rows with an advantage.
+    effective_after: the same once ineffective rows were replaced.
+    replayed: [B] true where a row came from the buffer.
+  """
+
+  rows: Trajectories
+  priority: Float[Array, " C"]
+  born: Int[Array, " C"]
+  update: Int[Array, ""]
+  key: PRNGKeyArray
+  effective_before: Float[Array, ""]
+  effective_after: Float[Array, ""]
+  replayed: Array
+
+
+def selective_sample_buffer(
+  capacity: int,
+  *,
+  priority_exponent: float = 1.0,
+  max_age: int | None = None,
+  seed: int = 0,
+) -> optax.GradientTransformation:
+  """Replaces rows that teach nothing by earlier rows that did.
+
+  B rows in, B rows out. A row is effective if its advantage is not zero and
+  the verifiable rewards of its group differ. Every other row is replaced by a
+  buffered one, drawn with probability proportional to
+  |A|^priority_exponent, without repeats while enough are buffered. Then the
+  batch's own effective rows enter, the stalest leaving first. A replayed row
+  keeps the log-probs and the advantage it was drawn with, so the ratio and
+  its clipping account for its age. An empty buffer changes nothing.
+
+  The paper gives the priority |A| and leaves size, exponent, age and mix
+  open; these arguments are where those choices live.
+
+  Args:
+    capacity: rows the buffer holds.
+    priority_exponent: 0 draws uniformly.
+    max_age: rows older than so many updates are dropped; None keeps all.
+    seed: of the draws.
+  """
+  if capacity < 1:
+    raise ValueError(f"capacity must be at least 1, not {capacity}")
+
+  def init(trajectories):
+    rows = trajectories.mask.shape[0]
+    empty = jax.tree.map(
+      lambda x: jnp.zeros((capacity, *x.shape[1:]), x.dtype), trajectories
+    )
+    return ReplayState(
+      rows=empty,
+      priority=jnp.zeros(capacity, jnp.float32),
+      born=jnp.full(capacity, EMPTY, jnp.int32),
+      update=jnp.zeros((), jnp.int32),
+      key=jax.random.key(seed),
+      effective_before=jnp.zeros((), jnp.float32),
+      effective_after=jnp.zeros((), jnp.float32),
+      replayed=jnp.zeros(rows, bool),
+    )
+
+  def update(trajectories, state, params=None):
+    del params
+    key, now = jax.random.split(state.key)
+    born = state.born
+    if max_age is not None:
+      born = jnp.where(state.update - born > max_age, EMPTY, born)
+    effective = effective_rows(trajectories)
+    held = born != EMPTY
+    replayed = ~effective & jnp.any(held)
+    weight = jnp.where(held, state.priority**priority_exponent, 0)
+    order = _draw(now, weight, effective.shape[0])
+    # The n-th row to replace takes the n-th draw.
+    draw = order[jnp.cumsum(replayed) - 1]
+    mixed = _choose(
+      replayed, jax.tree.map(lambda x: x[draw], state.rows), trajectories
+    )
+    rows, priority, born = _insert(
+      trajectories, effective, state.update, state.rows, state.priority, born
+    )
+    share = lambda x: jnp.mean(x, dtype=jnp.float32)
+    return mixed, ReplayState(
+      rows=rows,
+      priority=priority,
+      born=born,
+      update=state.update + 1,
+      key=key,
+      effective_before=share(effective),
+      effective_after=share(effective | replayed),
+      replayed=replayed,
+    )
+
+  return optax.GradientTransformation(init, update)
+
+
+def effective_rows(trajectories: Trajectories) -> Array:
+  """[B] rows with a non-zero advantage, in groups whose outcomes differ."""
+  advantages = trajectories.advantages
+  nonzero = jnp.any(advantages.reshape(advantages.shape[0], -1) != 0, axis=1)
+  present = present_rows(trajectories)
+  stats = group_stats(trajectories.verifiable, trajectories.group, present)
+  return nonzero & stats.varies & present
+
+
+def _priority(trajectories):
+  """|A| of each row, its mean over tokens if it differs between them."""
+  size = jnp.abs(trajectories.advantages).astype(jnp.float32)
+  return jnp.mean(size.reshape(size.shape[0], -1), axis=1)
+
+
+def _draw(key, weight, count):
+  """`count` slots, each drawn by weight; no repeats while slots last.
+
+  Gumbel noise on log weights sorts the slots as drawing without replacement
+  would. Draws beyond the number of held slots are with replacement.
+  """
+  once, again = jax.random.split(key)
+  noise = jax.random.gumbel(once, weight.shape)
+  order = jnp.argsort(-(jnp.log(weight) + noise))
+  order = jnp.resize(order, count)
+  mass = jnp.cumsum(weight)
+  # 1 - u lies in (0, 1]: the first slot whose mass reaches it holds a row.
+  level = mass[-1] * (1 - jax.random.uniform(again, (count,)))
+  repeats = jnp.minimum(jnp.searchsorted(mass, level), weight.shape[0] - 1)
+  return jnp.where(jnp.arange(count) < jnp.sum(weight > 0), order, repeats)
+
+
+def _insert(new, effective, now, rows, priority, born):
+  """The effective rows take the empty and then the stalest slots."""
+  capacity = born.shape[0]
+  stalest = jnp.argsort(born, stable=True)
+  rank = jnp.cumsum(effective) - 1
+  fits = effective & (rank < capacity)
+  # Rows that do not enter are sent out of bounds, where a scatter drops them.
+  slot = jnp.where(fits, stalest[jnp.clip(rank, 0, capacity - 1)], capacity)
+  put = lambda x, y: x.at[slot].set(y.astype(x.dtype), mode="drop")
+  return (
+    jax.tree.map(put, rows, new),
+    put(priority, _priority(new)),
+    put(born, jnp.broadcast_to(now, slot.shape)),
+  )
+
+
+def _choose(replayed, old, new):
+  """Row by row, `old` where replayed."""
+  pick = lambda x, y: jnp.where(
+    replayed.reshape((-1,) + (1,) * (x.ndim - 1)), x, y
+  )
+  return jax.tree.map(pick, old, new)

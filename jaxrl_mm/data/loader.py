@@ -1,0 +1,151 @@
+"""The grain pipeline: examples to batches, shuffled, sharded, resumable."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import grain
+import numpy as np
+
+from jaxrl_mm.data import images, templates
+from jaxrl_mm.data import tokenizer as tok
+from jaxrl_mm.data.sources import Example, Source
+from jaxrl_mm.data.tokenizer import Tokenizer
+from jaxrl_mm.errors import InputError
+from jaxrl_mm.structs import Demonstrations, Prompts
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """The static shapes every example is brought to.
+
+  Attributes:
+    prompt_tokens: S; a longer prompt is an error, never cut.
+    completion_tokens: T.
+    max_tiles: tiles of one picture, its thumbnail not counted.
+    image_size: side of a tile in pixels.
+    tokens_per_tile: image tokens one tile becomes.
+  """
+
+  prompt_tokens: int
+  completion_tokens: int
+  max_tiles: int
+  image_size: int
+  tokens_per_tile: int
+
+  @property
+  def tiles(self) -> int:
+    """N: room for all tiles and the thumbnail."""
+    return self.max_tiles + (self.max_tiles > 1)
+
+
+class Batch(NamedTuple):
+  """Numpy rows for the device beside the strings that stay on the host."""
+
+  arrays: Prompts | Demonstrations
+  examples: list[Example]
+
+
+def encode_prompt(
+  example: Example, number: int, tokenizer: Tokenizer, layout: Layout
+) -> Prompts:
+  """One row of `Prompts`, as numpy, without the batch axis."""
+  tiles = images.tile(
+    example.picture, image_size=layout.image_size, max_tiles=layout.max_tiles
+  )
+  ids = templates.prompt_ids(
+    tokenizer,
+    example.question,
+    [len(tiles) * layout.tokens_per_tile],
+    name=example.name,
+  )
+  room = layout.prompt_tokens - len(ids)
+  if room < 0:
+    raise InputError(
+      f"sample {example.name}: its prompt has {len(ids)} tokens and "
+      f"config.data.prompt_tokens is {layout.prompt_tokens}; raise it or lower "
+      "config.data.max_tiles"
+    )
+  size = layout.image_size
+  pixels = np.zeros((layout.tiles, size, size, 3), np.uint8)
+  pixels[: len(tiles)] = tiles
+  return Prompts(
+    tokens=np.array([tokenizer.pad_token_id] * room + ids, np.int32),
+    mask=np.arange(layout.prompt_tokens) >= room,
+    images=pixels,
+    group=np.int32(number),
+  )
+
+
+def encode_demonstration(
+  example: Example, number: int, tokenizer: Tokenizer, layout: Layout
+) -> Demonstrations:
+  """One row of `Demonstrations`, as numpy, without the batch axis."""
+  if not example.demonstration:
+    raise InputError(
+      f"sample {example.name} has no 'demonstration', which supervised "
+      "training needs"
+    )
+  ids = tok.completion_ids(tokenizer, example.demonstration)
+  room = layout.completion_tokens - len(ids)
+  if room < 0:
+    raise InputError(
+      f"sample {example.name}: its demonstration has {len(ids)} tokens and "
+      f"config.data.completion_tokens is {layout.completion_tokens}; raise it"
+    )
+  return Demonstrations(
+    prompts=encode_prompt(example, number, tokenizer, layout),
+    tokens=np.array(ids + [tokenizer.pad_token_id] * room, np.int32),
+    mask=np.arange(layout.completion_tokens) < len(ids),
+  )
+
+
+def stack(rows: Sequence[tuple[Prompts | Demonstrations, Example]]) -> Batch:
+  """Rows to one batch with a leading axis."""
+  arrays = [row for row, _ in rows]
+  return Batch(_stack(arrays), [example for _, example in rows])
+
+
+def _stack(rows):
+  first = rows[0]
+  if isinstance(first, tuple):
+    return type(first)(*(_stack(column) for column in zip(*rows)))
+  return np.stack(rows)
+
+
+def batches(
+  source: Source,
+  encode,
+  batch_size: int,
+  *,
+  seed: int,
+  process: int = 0,
+  processes: int = 1,
+) -> Iterator[Batch]:
+  """Endless shuffled batches; each process reads only its own rows.
+
+  The iterator has grain's `get_state()` and `set_state(state)`: a run that
+  is continued sees the batches it would have seen. `group` numbers the draws
+  of the whole run, so no two rows of different draws share a number.
+
+  Args:
+    source: the examples.
+    encode: `(example, number) -> row of arrays`.
+    batch_size: rows of this process.
+    seed: of the shuffle, which differs from epoch to epoch.
+    process, processes: which part of the data this process reads.
+  """
+  encoded = lambda index, example: (
+    encode(example, index * processes + process),
+    example,
+  )
+  dataset = (
+    grain.MapDataset.source(source)
+    .seed(seed)
+    .shuffle()
+    .repeat()[process::processes]
+    .map_with_index(encoded)
+    .batch(batch_size, batch_fn=stack)
+  )
+  options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+  return iter(dataset.to_iter_dataset(options))

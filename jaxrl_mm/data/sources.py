@@ -1,0 +1,184 @@
+"""Where examples come from: random access by number, nothing kept in memory
+that a file already holds."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import sklearn.datasets
+from PIL import Image
+
+from jaxrl_mm.errors import InputError
+
+
+class Example(NamedTuple):
+  """A question about a picture.
+
+  Attributes:
+    name: says which one it is, in messages and samples.
+    picture: uint8 [height, width, 3].
+    question: the user's text.
+    answer: the truth the graders compare with.
+    demonstration: a completion to imitate, empty where there is none.
+  """
+
+  name: str
+  picture: np.ndarray
+  question: str
+  answer: str
+  demonstration: str = ""
+
+
+class Source(Protocol):
+  """A sequence of examples."""
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int) -> Example: ...
+
+
+# ---------------------------------------------------------------- digits
+DIGITS_HELD_OUT = {"validation": 150, "test": 350}
+_QUESTIONS = ("What is the sum?", "Which is larger?", "How many {}s?")
+_NAMES = (
+  "zero one two three four five six seven eight nine".split()  # of digits
+)
+
+
+class Digits:
+  """Real handwritten digits side by side, and a question about them.
+
+  The 1,797 scans of 8x8 pixels that ship with scikit-learn. 350 are kept for
+  the test split and 150 for validation, always the same; the rest is for
+  training. Example i is made from `(seed, i)` alone: two or three digits of
+  the split in a row, and one of: their sum, the largest, how many of a kind.
+
+  Args:
+    split: "train", "validation" or "test".
+    size: number of examples.
+    seed: chooses digits and questions.
+    labelled: use only this many digits of the split, the same number of each
+      kind, chosen by the seed; 0 uses all.
+  """
+
+  def __init__(self, split: str, *, size: int, seed: int, labelled: int = 0):
+    scans = sklearn.datasets.load_digits()
+    order = np.random.default_rng(0).permutation(len(scans.target))
+    test, validation = DIGITS_HELD_OUT["test"], DIGITS_HELD_OUT["validation"]
+    parts = np.split(order, [test, test + validation])
+    pool = dict(zip(("test", "validation", "train"), parts))[split]
+    if labelled:
+      pool = _balanced(pool, scans.target, labelled, seed)
+    grey = np.round(scans.images[pool] * (255 / 16)).astype(np.uint8)
+    self._scans, self._labels = grey, scans.target[pool]
+    self._split, self._size, self._seed = split, size, seed
+
+  def __len__(self) -> int:
+    return self._size
+
+  def __getitem__(self, index: int) -> Example:
+    rng = np.random.default_rng((self._seed, index))
+    chosen = rng.integers(len(self._labels), size=rng.integers(2, 4))
+    grey = np.concatenate(list(self._scans[chosen]), axis=1)
+    digits = [int(d) for d in self._labels[chosen]]
+    question, thought, answer = _ask(digits, rng)
+    return Example(
+      name=f"digits/{self._split}/{index}",
+      picture=np.repeat(grey[:, :, None], 3, axis=2),
+      question=question,
+      answer=answer,
+      demonstration=f"<think>{thought}</think><answer>{answer}</answer>",
+    )
+
+
+def _ask(digits, rng):
+  """A question, the reasoning that answers it, and the answer."""
+  kind = rng.integers(len(_QUESTIONS))
+  seen = ",".join(map(str, digits))
+  if kind == 0:
+    thought = "+".join(map(str, digits)) + f"={sum(digits)}"
+    return _QUESTIONS[0], thought, str(sum(digits))
+  if kind == 1:
+    return _QUESTIONS[1], seen, str(max(digits))
+  # Half of the time one that is there, or "0" would be a good blind guess.
+  asked = int(rng.choice(digits) if rng.random() < 0.5 else rng.integers(10))
+  question = _QUESTIONS[2].format(_NAMES[asked])
+  return question, seen, str(digits.count(asked))
+
+
+def _balanced(pool, target, count, seed):
+  """The first `count` of the shuffled pool with equally many of each digit."""
+  pool = np.random.default_rng(seed).permutation(pool)
+  rank = np.zeros(len(pool), int)
+  for digit in range(10):
+    of_kind = target[pool] == digit
+    rank[of_kind] = np.arange(of_kind.sum())
+  return pool[np.argsort(rank, kind="stable")][:count]
+
+
+def digits_texts() -> list[str]:
+  """Every word and sign the digits task uses, for its tokenizer."""
+  questions = [q.format(n) for q in _QUESTIONS for n in _NAMES]
+  return [*questions, "0123456789+=,\n", "user", "assistant", "system"]
+
+
+# ------------------------------------------------------------ JSON lines
+class JsonLines:
+  """A file of records `{"image", "question", "answer"[, "demonstration"]}`.
+
+  `image` is a path relative to the file. The whole file is checked when it is
+  opened, so that a bad record stops a run before it starts.
+  """
+
+  def __init__(self, path: str):
+    self._folder = Path(path).parent
+    try:
+      lines = Path(path).read_text().splitlines()
+    except OSError as error:
+      raise InputError(f"cannot read the data file {path}: {error}") from error
+    self._path = path
+    self._records = [
+      self._check(n, line) for n, line in enumerate(lines, 1) if line.strip()
+    ]
+    if not self._records:
+      raise InputError(f"the data file {path} holds no records")
+
+  def _check(self, number: int, line: str) -> dict:
+    where = f"{self._path}, line {number}"
+    try:
+      record = json.loads(line)
+    except json.JSONDecodeError as error:
+      raise InputError(f"{where}: not JSON ({error})") from error
+    for key in ("image", "question", "answer"):
+      if not isinstance(record, dict) or not str(record.get(key, "")).strip():
+        raise InputError(f"{where}: the record has no '{key}'")
+    if not (self._folder / record["image"]).is_file():
+      raise InputError(
+        f"{where}: the image {self._folder / record['image']} does not exist"
+      )
+    return record
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __getitem__(self, index: int) -> Example:
+    record = self._records[index]
+    path = self._folder / record["image"]
+    try:
+      picture = np.asarray(Image.open(path).convert("RGB"))
+    except OSError as error:
+      raise InputError(f"cannot read the image {path}: {error}") from error
+    return Example(
+      name=f"{self._path}:{index + 1}",
+      picture=picture,
+      question=str(record["question"]),
+      answer=str(record["answer"]),
+      demonstration=str(record.get("demonstration", "")),
+    )
+
+
+def take(source: Source, count: int) -> Sequence[Example]:
+  """The first `count` examples."""
+  return [source[i] for i in range(min(count, len(source)))]

@@ -1,0 +1,5 @@
+"""Losses over arrays: no model, no config, no state."""
+
+from jaxrl_mm.losses import kl as kl
+from jaxrl_mm.losses import policy as policy
+from jaxrl_mm.losses import supervised as supervised

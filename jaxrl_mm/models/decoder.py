@@ -1,0 +1,134 @@
+"""The Qwen2 decoder (https://arxiv.org/abs/2412.15115)."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxrl_mm.models import attention, rope
+from jaxrl_mm.models.attention import Cache, CacheMask
+from jaxrl_mm.models.config import DecoderConfig, ModelConfig
+from jaxrl_mm.models.layers import Einsum, RMSNorm
+from jaxrl_mm.sharding import constrain
+
+Mask = Bool[Array, "B T T"] | CacheMask
+KV = tuple[Float[Array, "*L B T K E"], Float[Array, "*L B T K E"]]
+
+
+class Attention(nn.Module):
+  """Grouped-query attention; q, k, v have biases, the output has none."""
+
+  config: DecoderConfig
+  param_dtype: str
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, "B T D"],
+    positions: Int[Array, "B T"],
+    mask: Mask,
+    cache: Cache | None,
+  ) -> tuple[Float[Array, "B T D"], KV]:
+    c, dtype = self.config, self.param_dtype
+    project = lambda name, heads: Einsum(
+      "btd,dhe->bthe",
+      (c.width, heads, c.head_dim),
+      (heads, c.head_dim),
+      dtype,
+      name=name,
+    )(x)
+    q = project("q", c.heads)
+    k = project("k", c.kv_heads)
+    v = project("v", c.kv_heads)
+    q = rope.rotate(q, positions, theta=c.rope_theta)
+    k = rope.rotate(k, positions, theta=c.rope_theta)
+    if cache is None:
+      out = attention.full(q, k, v, mask)
+    else:
+      out = attention.cached(q, k, v, cache, mask)
+    shape = (c.heads, c.head_dim, c.width)
+    out = Einsum("bthe,hed->btd", shape, (), dtype, name="out")(out)
+    return out, (k, v)
+
+
+class Block(nn.Module):
+  """Pre-norm attention and SwiGLU. Returns the new keys and values too."""
+
+  config: DecoderConfig
+  param_dtype: str
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, "B T D"],
+    positions: Int[Array, "B T"],
+    mask: Mask,
+    cache: Cache | None,
+  ) -> tuple[Float[Array, "B T D"], KV]:
+    c, dtype = self.config, self.param_dtype
+    norm = lambda name, y: RMSNorm(c.norm_eps, dtype, name=name)(y)
+    y, kv = Attention(c, dtype, name="attention")(
+      norm("norm1", x), positions, mask, cache
+    )
+    x = constrain(x + y, "batch", None, None)
+    y = norm("norm2", x)
+    wide = lambda name: Einsum(
+      "btd,df->btf", (c.width, c.mlp), (), dtype, name=name
+    )(y)
+    y = constrain(jax.nn.silu(wide("gate")) * wide("up"), "batch", None, "mlp")
+    y = Einsum("btf,fd->btd", (c.mlp, c.width), (), dtype, name="down")(y)
+    return constrain(x + y, "batch", None, None), kv
+
+
+class Decoder(nn.Module):
+  """Embeddings to final hidden states, layers scanned so they compile once."""
+
+  config: ModelConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, "B T D"],
+    positions: Int[Array, "B T"],
+    mask: Mask,
+    cache: Cache | None = None,
+  ) -> tuple[Float[Array, "B T D"], KV]:
+    """Runs all layers.
+
+    Args:
+      x: token embeddings, image features already in place.
+      positions: rotary positions.
+      mask: [B, T, T] without a cache, else what of the cache may be seen.
+      cache: prompt and past of the rows (then T is 1), or None.
+
+    Returns:
+      Normed hidden states, and the keys and values of these T tokens,
+      [L, B, T, K, E] each.
+    """
+    c, dtype = self.config.decoder, self.config.param_dtype
+    policy = getattr(jax.checkpoint_policies, self.config.remat)
+    blocks = nn.scan(
+      nn.remat(Block, prevent_cse=False, policy=policy),
+      variable_axes={"params": 0},
+      split_rngs={"params": True},
+      in_axes=(nn.broadcast, nn.broadcast, 0),
+      length=c.layers,
+    )
+    x, kv = blocks(c, dtype, name="layers")(x, positions, mask, cache)
+    return RMSNorm(c.norm_eps, dtype, name="norm")(x), kv
+
+
+class Embedder(nn.Module):
+  """Input embeddings `table` and output embeddings `head`, [V, D] each."""
+
+  config: ModelConfig
+
+  @nn.compact
+  def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    c = self.config.decoder
+    shape, dtype = (c.vocab, c.width), jnp.dtype(self.config.param_dtype)
+    initializer = nn.initializers.normal(c.width**-0.5)
+    table = self.param("table", initializer, shape, dtype)
+    if not c.tied:
+      self.param("head", initializer, shape, dtype)
+    return table[tokens].astype(jnp.dtype(self.config.dtype))

@@ -1,0 +1,79 @@
+"""The few layers everything is made of. Parameters only, no other state."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+
+class Einsum(nn.Module):
+  """A linear map written as an einsum, with an optional bias.
+
+  Attributes:
+    equation: for example "btd,dhe->bthe"; the second operand is the kernel.
+    shape: shape of the kernel.
+    bias: shape of the bias, or () for none.
+
+  The kernel starts normal with variance 1 / fan-in, where fan-in counts the
+  kernel's letters that do not reach the output.
+  """
+
+  equation: str
+  shape: tuple[int, ...]
+  bias: tuple[int, ...] = ()
+  param_dtype: str = "float32"
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+    inputs, output = self.equation.split("->")
+    letters = inputs.split(",")[1]
+    fan_in = math.prod(
+      n for a, n in zip(letters, self.shape) if a not in output
+    )
+    dtype = jnp.dtype(self.param_dtype)
+    kernel = self.param(
+      "kernel", nn.initializers.normal(fan_in**-0.5), self.shape, dtype
+    )
+    y = jnp.einsum(self.equation, x, kernel.astype(x.dtype))
+    if self.bias:
+      bias = self.param("bias", nn.initializers.zeros, self.bias, dtype)
+      y = y + bias.astype(x.dtype)
+    return y
+
+
+class RMSNorm(nn.Module):
+  """x / rms(x) in float32, cast back, then scaled."""
+
+  eps: float
+  param_dtype: str = "float32"
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    scale = self.param(
+      "scale",
+      nn.initializers.ones,
+      (x.shape[-1],),
+      jnp.dtype(self.param_dtype),
+    )
+    wide = x.astype(jnp.float32)
+    mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
+    wide = wide * jax.lax.rsqrt(mean_square + self.eps)
+    return wide.astype(x.dtype) * scale.astype(x.dtype)
+
+
+class LayerNorm(nn.Module):
+  """(x - mean) / std in float32, scaled and shifted."""
+
+  eps: float
+  param_dtype: str = "float32"
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    shape, dtype = (x.shape[-1],), jnp.dtype(self.param_dtype)
+    scale = self.param("scale", nn.initializers.ones, shape, dtype)
+    bias = self.param("bias", nn.initializers.zeros, shape, dtype)
+    wide = jax.nn.standardize(x.astype(jnp.float32), epsilon=self.eps)
+    wide = wide * scale.astype(jnp.float32) + bias.astype(jnp.float32)
+    return wide.astype(x.dtype)

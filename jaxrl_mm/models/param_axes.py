@@ -1,0 +1,39 @@
+"""Logical axes of every weight: a path pattern decides, the first that fits.
+
+Kernels under `layers/` carry a leading `layer` axis. Vision heads stay whole:
+25 heads of InternViT-6B divide by no useful number of devices.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jax.sharding import Mesh
+
+from jaxrl_mm import sharding
+
+PARAM_AXES: Sequence[tuple[str, tuple[str | None, ...]]] = (
+  ("vision/patch/kernel", (None, None, None, "embed")),
+  ("vision/(class|position)", (None, None, None)),
+  ("vision/layers/attention/qkv/kernel", ("layer", "embed", None, None, None)),
+  ("vision/layers/attention/out/kernel", ("layer", None, None, "embed")),
+  ("vision/layers/up/kernel", ("layer", "embed", "mlp")),
+  ("vision/layers/up/bias", ("layer", "mlp")),
+  ("vision/layers/down/kernel", ("layer", "mlp", "embed")),
+  ("projector/up/kernel", (None, "embed")),
+  ("projector/down/kernel", (None, "embed")),
+  ("embedder/(table|head)", ("vocab", "embed")),
+  ("decoder/layers/attention/q/kernel", ("layer", "embed", "heads", None)),
+  ("decoder/layers/attention/q/bias", ("layer", "heads", None)),
+  (".*/attention/(k|v)/kernel", ("layer", "embed", "kv_heads", None)),
+  (".*/attention/(k|v)/bias", ("layer", "kv_heads", None)),
+  ("decoder/layers/attention/out/kernel", ("layer", "heads", None, "embed")),
+  ("decoder/layers/(gate|up)/kernel", ("layer", "embed", "mlp")),
+  ("decoder/layers/down/kernel", ("layer", "mlp", "embed")),
+  (r".*/layers/.*(scale|bias|ls1|ls2)", ("layer", None)),
+  (r".*(scale|bias)", (None,)),
+)  # fmt: skip
+
+
+def param_shardings(mesh: Mesh, params: Any) -> Any:
+  """A NamedSharding for every weight of a model, from its shapes."""
+  return sharding.by_table(mesh, params, PARAM_AXES)

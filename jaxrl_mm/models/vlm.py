@@ -1,0 +1,197 @@
+"""The whole model as functions of `(config, params, arrays)`.
+
+`params` is a plain dict: `vision`, `projector`, `embedder`, `decoder`.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
+
+from jaxrl_mm import masked, sharding
+from jaxrl_mm.models.attention import Cache, CacheMask
+from jaxrl_mm.models.config import ModelConfig
+from jaxrl_mm.models.decoder import KV, Decoder, Embedder
+from jaxrl_mm.models.internvit import InternViT, Projector
+from jaxrl_mm.structs import Prompts
+
+Params = dict
+
+
+def init(config: ModelConfig, key: PRNGKeyArray) -> Params:
+  """Random weights. Under `jax.eval_shape` it costs nothing at any size."""
+  keys = jax.random.split(key, 4)
+  v, d = config.vision, config.decoder
+  images = jnp.zeros((1, v.image_size, v.image_size, v.channels), jnp.uint8)
+  patches = jnp.zeros((1, v.side, v.side, v.width), config.dtype)
+  x = jnp.zeros((1, 1, d.width), config.dtype)
+  ids = jnp.zeros((1, 1), jnp.int32)
+  mask = jnp.ones((1, 1, 1), bool)
+  trees = {
+    "vision": InternViT(config).init(keys[0], images),
+    "projector": Projector(config).init(keys[1], patches),
+    "embedder": Embedder(config).init(keys[2], ids),
+    "decoder": Decoder(config).init(keys[3], x, ids, mask),
+  }
+  return {name: tree["params"] for name, tree in trees.items()}
+
+
+def encode_images(
+  config: ModelConfig,
+  params: Params,
+  images: UInt8[Array, "B N height width channels"],
+) -> Float[Array, "B M D"]:
+  """Image tokens of each row, tile after tile: M = N * tokens_per_tile."""
+  flat = images.reshape(-1, *images.shape[2:])
+  x = InternViT(config).apply({"params": params["vision"]}, flat)
+  x = Projector(config).apply({"params": params["projector"]}, x)
+  return x.reshape(images.shape[0], -1, x.shape[-1])
+
+
+def encode_distinct(
+  config: ModelConfig,
+  params: Params,
+  images: UInt8[Array, "B N height width channels"],
+  group: Int[Array, " B"],
+  samples_per_prompt: int,
+) -> Float[Array, "B M D"]:
+  """As `encode_images`, running the tower once for each distinct group.
+
+  Rows of one group hold the same images. The first row of each group is
+  packed to the front, and the tower runs over packed blocks of
+  `B / samples_per_prompt` rows until no distinct row is left: one block when
+  all groups are whole, more when replayed rows bring images of their own.
+  Rows are compared within a batch shard only, so no picture travels.
+  """
+  shards = sharding.batch_shards()
+  rows = images.shape[0] // shards
+  split = lambda x: x.reshape(shards, rows, *x.shape[1:])
+  order, count, index = jax.vmap(_pack_distinct)(split(group))
+  packed = jax.vmap(lambda x, i: x[i])(split(images), order)
+  block = max(rows // samples_per_prompt, 1)
+  blocks = -(-rows // block)
+  pad = [(0, 0), (0, blocks * block - rows)] + [(0, 0)] * (images.ndim - 1)
+  packed = jnp.pad(packed, pad)
+  packed = packed.reshape(shards, blocks, block, *images.shape[1:])
+
+  def encode(x):
+    features = encode_images(config, params, x.reshape(-1, *x.shape[2:]))
+    return features.reshape(shards, block, *features.shape[1:])
+
+  def body(_, step):
+    i, x = step
+    shape = jax.eval_shape(encode, x)
+    skip = lambda _: jnp.zeros(shape.shape, shape.dtype)
+    return None, jax.lax.cond(i * block < jnp.max(count), encode, skip, x)
+
+  steps = (jnp.arange(blocks), jnp.moveaxis(packed, 1, 0))
+  _, features = jax.lax.scan(body, None, steps)
+  features = jnp.moveaxis(features, 0, 1)
+  features = features.reshape(shards, blocks * block, *features.shape[3:])
+  features = jax.vmap(lambda x, i: x[i])(features, index)
+  return features.reshape(-1, *features.shape[2:])
+
+
+def _pack_distinct(group):
+  """Order that puts first rows of groups in front, their number, the way back.
+
+  `order[index[i]]` is the first row of the group of row i.
+  """
+  first = jnp.argmax(group[:, None] == group[None, :], axis=1)
+  is_first = first == jnp.arange(group.shape[0])
+  order = jnp.argsort(~is_first, stable=True)
+  index = (jnp.cumsum(is_first) - 1)[first]
+  return order, jnp.sum(is_first), index
+
+
+def embed(
+  config: ModelConfig,
+  params: Params,
+  tokens: Int[Array, "B S"],
+  features: Float[Array, "B M D"] | None,
+  image_token: int,
+) -> Float[Array, "B S D"]:
+  """Token embeddings, with the i-th image token replaced by feature i."""
+  x = Embedder(config).apply({"params": params["embedder"]}, tokens)
+  if features is None:
+    return x
+  is_image = tokens == image_token
+  index = jnp.clip(jnp.cumsum(is_image, axis=1) - 1, 0, features.shape[1] - 1)
+  placed = jnp.take_along_axis(features, index[..., None], axis=1)
+  return jnp.where(is_image[..., None], placed.astype(x.dtype), x)
+
+
+def positions(mask: Bool[Array, "B S"]) -> Int[Array, "B S"]:
+  """0, 1, 2, ... along the real tokens of each row."""
+  return jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
+
+
+def causal(mask: Bool[Array, "B S"]) -> Bool[Array, "B S S"]:
+  """Each token may attend to the real tokens up to itself."""
+  length = mask.shape[1]
+  return jnp.tril(jnp.ones((length, length), bool)) & mask[:, None, :]
+
+
+def run_decoder(
+  config: ModelConfig,
+  params: Params,
+  x: Float[Array, "B T D"],
+  position: Int[Array, "B T"],
+  mask: Bool[Array, "B T T"] | CacheMask,
+  cache: Cache | None = None,
+) -> tuple[Float[Array, "B T D"], KV]:
+  """`Decoder.__call__` on the plain dict."""
+  return Decoder(config).apply(
+    {"params": params["decoder"]}, x, position, mask, cache
+  )
+
+
+def head(params: Params) -> Float[Array, "V D"]:
+  """Output embeddings; the input ones where the model ties them."""
+  embedder = params["embedder"]
+  return embedder.get("head", embedder["table"])
+
+
+def completion_logp(
+  config: ModelConfig,
+  params: Params,
+  prompts: Prompts,
+  tokens: Int[Array, "B T"],
+  mask: Bool[Array, "B T"],
+  *,
+  image_token: int,
+  samples_per_prompt: int = 1,
+  temperature: float = 1.0,
+  chunk: int = 256,
+) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+  """Log-prob and entropy (nats) of each completion token given its prompt.
+
+  Args:
+    config, params: the model.
+    prompts: [B, S] left-padded prompts with their pictures.
+    tokens, mask: [B, T] right-padded completions.
+    image_token: id of the image placeholder.
+    samples_per_prompt: how many rows usually share a picture.
+    temperature: of the sampling distribution.
+    chunk: columns of T whose logits exist at a time.
+  """
+  features = encode_distinct(
+    config, params, prompts.images, prompts.group, samples_per_prompt
+  )
+  embed_ids = partial(embed, config, params, image_token=image_token)
+  x = jnp.concatenate(
+    [
+      embed_ids(prompts.tokens, features),
+      embed_ids(tokens, None),
+    ],
+    axis=1,
+  )
+  valid = jnp.concatenate([prompts.mask, mask], axis=1)
+  x = sharding.constrain(x, "batch", None, None)
+  hidden, _ = run_decoder(config, params, x, positions(valid), causal(valid))
+  start = prompts.tokens.shape[1] - 1
+  predicting = hidden[:, start : start + tokens.shape[1]]
+  return masked.token_logp(
+    predicting, head(params), tokens, temperature=temperature, chunk=chunk
+  )

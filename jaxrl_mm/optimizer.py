@@ -1,0 +1,80 @@
+"""The optimizer, as one optax chain."""
+
+import dataclasses
+from typing import Any
+
+import optax
+
+from jaxrl_mm import pytree
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+  """AdamW with warm-up.
+
+  Attributes:
+    learning_rate: at its peak.
+    warmup_steps: linear rise from zero.
+    schedule: "constant" or "cosine" (to a tenth of the peak).
+    b1, b2, weight_decay: of AdamW.
+    clip_norm: global norm the gradient is clipped to.
+    trainable: pattern over whole leaf paths; the other weights are frozen and
+      have no optimizer state. "projector/.*" trains the projector alone.
+  """
+
+  learning_rate: float = 1e-6
+  warmup_steps: int = 0
+  schedule: str = "constant"
+  b1: float = 0.9
+  b2: float = 0.95
+  weight_decay: float = 0.0
+  clip_norm: float = 1.0
+  trainable: str = ".*"
+
+
+def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
+  """Step -> learning rate, over a stage of `steps` updates."""
+  if config.schedule == "cosine":
+    return optax.warmup_cosine_decay_schedule(
+      0.0 if config.warmup_steps else config.learning_rate,
+      config.learning_rate,
+      config.warmup_steps,
+      max(steps, config.warmup_steps + 1),
+      0.1 * config.learning_rate,
+    )
+  return optax.linear_schedule(
+    0.0 if config.warmup_steps else config.learning_rate,
+    config.learning_rate,
+    config.warmup_steps,
+  )
+
+
+def make_optimizer(
+  config: OptimizerConfig, steps: int, params: Any
+) -> optax.GradientTransformation:
+  """The chain; a non-finite gradient leaves weights and moments untouched.
+
+  `optax.apply_if_finite` counts such steps in its state; the stages read the
+  count and stop the run when there are too many in a row.
+
+  Args:
+    config: the settings.
+    steps: updates of the stage, for the schedule.
+    params: weights or their shapes, for the frozen ones.
+  """
+  chain = optax.chain(
+    optax.clip_by_global_norm(config.clip_norm),
+    optax.adamw(
+      learning_rate(config, steps),
+      b1=config.b1,
+      b2=config.b2,
+      weight_decay=config.weight_decay,
+    ),
+  )
+  labels = pytree.map_with_name(
+    lambda name, _: "train" if pytree.matches(config.trainable, name) else "",
+    params,
+  )
+  frozen = {"train": chain, "": optax.set_to_zero()}
+  # The bound is out of reach: optax applies bad updates once it is passed.
+  return optax.apply_if_finite(optax.partition(frozen, labels), 2**30)

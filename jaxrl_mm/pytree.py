@@ -1,0 +1,47 @@
+"""Paths of leaves, and tables from path patterns to values.
+
+One idea serves sharding, freezing and checkpoint names: the first pattern
+that matches a leaf's whole path decides.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+
+def path_name(path: Sequence[Any]) -> str:
+  """`(DictKey('a'), SequenceKey(0))` -> `'a/0'`."""
+  return "/".join(
+    str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))))
+    for k in path
+  )
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+  """The leaves of `tree` with their paths, in tree order."""
+  leaves, _ = jax.tree.flatten_with_path(tree)
+  return [(path_name(path), leaf) for path, leaf in leaves]
+
+
+def map_with_name(f: Callable[[str, Any], Any], tree: Any) -> Any:
+  """`jax.tree.map` whose function also gets each leaf's path."""
+  return jax.tree.map_with_path(lambda path, x: f(path_name(path), x), tree)
+
+
+def first_match(name: str, table: Sequence[tuple[str, Any]]) -> Any:
+  """The value of the first pattern that matches the whole of `name`.
+
+  Raises:
+    KeyError: no pattern matches.
+  """
+  for pattern, value in table:
+    if matches(pattern, name):
+      return value
+  raise KeyError(f"no pattern matches the leaf '{name}'; add one to the table")
+
+
+def matches(pattern: str, name: str) -> bool:
+  """Whether `pattern` matches the whole of `name`."""
+  return re.fullmatch(pattern, name) is not None

@@ -1,0 +1,162 @@
+"""Meshes, and the table from logical axes to mesh axes.
+
+A model names what an axis *is* (`embed`, `heads`, ...), `Rules` says which
+mesh axis holds it. With no mesh set everything here is the identity, so the
+same functions run on one laptop core and on a pod.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from jaxrl_mm import pytree
+from jaxrl_mm.errors import InputError
+
+BATCH_AXES = ("data", "fsdp")
+MeshAxis = str | tuple[str, ...] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+  """Logical axis -> mesh axis. An unknown name is an AttributeError."""
+
+  batch: MeshAxis = BATCH_AXES
+  layer: MeshAxis = None
+  embed: MeshAxis = "fsdp"
+  heads: MeshAxis = "tensor"
+  kv_heads: MeshAxis = "tensor"
+  mlp: MeshAxis = "tensor"
+  vocab: MeshAxis = "tensor"
+
+  def spec(self, *axes: str | None) -> PartitionSpec:
+    """`spec('vocab', 'embed')` -> `P('tensor', 'fsdp')`."""
+    placed = [None if a is None else getattr(self, a) for a in axes]
+    used = [m for p in placed if p for m in ((p,) if isinstance(p, str) else p)]
+    if len(set(used)) != len(used):
+      raise ValueError(f"a mesh axis is used twice: {axes} -> {placed}")
+    return PartitionSpec(*placed)
+
+
+RULES = Rules()
+
+
+def make_mesh(
+  data: int = -1,
+  fsdp: int = 1,
+  tensor: int = 1,
+  devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+  """A mesh with axes data, fsdp, tensor; one size may be -1: what is left."""
+  devices = jax.devices() if devices is None else devices
+  sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+  known = math.prod(n for n in sizes.values() if n != -1)
+  free = [name for name, n in sizes.items() if n == -1]
+  if free:
+    sizes[free[0]] = len(devices) // known
+  if len(free) > 1 or math.prod(sizes.values()) != len(devices):
+    asked = " x ".join(f"{k} {v}" for k, v in sizes.items())
+    raise InputError(
+      f"config.mesh asks for {asked} devices and there are {len(devices)}; "
+      "make the product equal, or set one axis to -1"
+    )
+  return jax.make_mesh(
+    tuple(sizes.values()),
+    tuple(sizes),
+    axis_types=(AxisType.Auto,) * len(sizes),
+    devices=devices,
+  )
+
+
+def batch_shards() -> int:
+  """Into how many parts the mesh in use cuts the batch axis."""
+  shape = jax.sharding.get_abstract_mesh().shape
+  return math.prod(shape.get(name, 1) for name in BATCH_AXES)
+
+
+def constrain(x: Array, *axes: str | None) -> Array:
+  """Pins the layout of `x` by logical axes; the identity without a mesh."""
+  if jax.sharding.get_abstract_mesh().empty:
+    return x
+  return jax.lax.with_sharding_constraint(x, RULES.spec(*axes))
+
+
+def constrain_rows(tree: Any) -> Any:
+  """Cuts the leading axis of every leaf over the batch axes of the mesh."""
+  return jax.tree.map(
+    lambda x: constrain(x, "batch", *[None] * (x.ndim - 1)), tree
+  )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The layout of scalars, keys and whatever is small."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def rows(mesh: Mesh) -> NamedSharding:
+  """The layout of batches: the leading axis cut over data and fsdp."""
+  return NamedSharding(mesh, PartitionSpec(RULES.batch))
+
+
+def by_table(
+  mesh: Mesh,
+  params: Any,
+  table: Sequence[tuple[str, tuple[str | None, ...]]],
+  rules: Rules = RULES,
+) -> Any:
+  """A NamedSharding for each weight, from a table of path patterns.
+
+  Args:
+    mesh: the mesh.
+    params: a tree of arrays or shapes.
+    table: `(path pattern, logical axes)`; the first match decides.
+    rules: logical axis -> mesh axis.
+
+  Raises:
+    KeyError: no pattern matches a weight.
+    ValueError: a pattern has another rank than its weight.
+    InputError: a mesh axis does not divide the axis it should cut.
+  """
+
+  def place(name, leaf):
+    axes = pytree.first_match(name, table)
+    if len(axes) != leaf.ndim:
+      raise ValueError(f"{name}: axes {axes} for the shape {leaf.shape}")
+    sharding = NamedSharding(mesh, rules.spec(*axes))
+    for size, axis, part in zip(leaf.shape, axes, sharding.spec):
+      parts = math.prod(
+        mesh.shape[m] for m in ([part] if isinstance(part, str) else part or ())
+      )
+      if size % parts:
+        raise InputError(
+          f"the axis '{axis}' of {name} has size {size}, which the {parts} "
+          f"devices of mesh axis '{part}' do not divide; change config.mesh"
+        )
+    return sharding
+
+  return pytree.map_with_name(place, params)
+
+
+def to_device(tree: Any, mesh: Mesh) -> Any:
+  """Host rows of this process -> global arrays cut over the batch axes."""
+  return jax.tree.map(
+    lambda x: jax.make_array_from_process_local_data(rows(mesh), np.asarray(x)),
+    tree,
+  )
+
+
+def to_host(tree: Any) -> Any:
+  """The rows this process holds of each global array, as numpy."""
+
+  def local(x):
+    if x.is_fully_addressable:
+      return np.asarray(x)
+    parts = {s.index[0].start or 0: s.data for s in x.addressable_shards}
+    return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
+
+  return jax.tree.map(local, tree)

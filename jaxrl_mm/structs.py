@@ -1,0 +1,88 @@
+"""The arrays that travel between the layers. No logic.
+
+Letters for shapes, everywhere the same: B rows, P prompts, G samples per
+prompt, T completion tokens, S prompt tokens, N image tiles a row, D width,
+H query heads, K key/value heads, E head width, F mlp width, V vocabulary,
+L layers.
+"""
+
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+Metrics = dict[str, Array]
+
+
+class Prompts(NamedTuple):
+  """Prompts, left-padded so that generation starts at one column for all.
+
+  Attributes:
+    tokens: [B, S] token ids; image placeholders stand in for image features.
+    mask: [B, S] true on real tokens.
+    images: [B, N, height, width, channels] tiles in the order of their
+      placeholders; unused tiles are zero and no placeholder points at them.
+    group: [B] rows with the same number hold the same prompt.
+  """
+
+  tokens: Int[Array, "B S"]
+  mask: Bool[Array, "B S"]
+  images: UInt8[Array, "B N height width channels"]
+  group: Int[Array, " B"]
+
+
+class Demonstrations(NamedTuple):
+  """Prompts with the completion to imitate, right-padded.
+
+  Attributes:
+    prompts: the prompts, leading axis B.
+    tokens: [B, T] completion ids, the end token included.
+    mask: [B, T] true on the tokens to learn.
+  """
+
+  prompts: Prompts
+  tokens: Int[Array, "B T"]
+  mask: Bool[Array, "B T"]
+
+
+class Completions(NamedTuple):
+  """What the sampler draws.
+
+  Attributes:
+    tokens: [B, T] ids up to and including the end token, then padding.
+    mask: [B, T] true on drawn tokens.
+    logp: [B, T] log-probability of each drawn token, zero on padding.
+  """
+
+  tokens: Int[Array, "B T"]
+  mask: Bool[Array, "B T"]
+  logp: Float[Array, "B T"]
+
+
+class Trajectories(NamedTuple):
+  """Rollouts with their rewards: what the algorithms transform.
+
+  Every leaf has the leading axis B, so that a row can be kept, moved or
+  replayed as a whole, whatever it carries.
+
+  Attributes:
+    tokens: [B, T] completion ids.
+    mask: [B, T] true on the tokens that are trained.
+    logp: [B, T] log-probs under the policy that drew the tokens.
+    group: [B] rows with the same number answer the same prompt.
+    rewards: [B] total reward, or [B, T] once it is spread over tokens.
+    verifiable: [B] the part of the reward that rules decided, never a
+      learned score; equal over a group means nothing can be learned from it.
+    advantages: [B] or [B, T]; starts as zeros, the algorithms fill it.
+    prompts: whatever the model needs to score the rows again; opaque here.
+    reference_logp: [B, T] log-probs under a frozen reference policy, or None.
+  """
+
+  tokens: Int[Array, "B T"]
+  mask: Bool[Array, "B T"]
+  logp: Float[Array, "B T"]
+  group: Int[Array, " B"]
+  rewards: Float[Array, "B ..."]
+  verifiable: Float[Array, " B"]
+  advantages: Float[Array, "B ..."]
+  prompts: Any = None
+  reference_logp: Float[Array, "B T"] | None = None

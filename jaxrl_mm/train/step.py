@@ -1,0 +1,109 @@
+"""One optimizer step, whatever the loss."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from jaxrl_mm import sharding
+from jaxrl_mm.structs import Metrics
+from jaxrl_mm.train_state import TrainState
+
+# (params, rows) -> loss, its weight, metrics. The loss of a batch is the
+# weighted mean over its micro-batches, so a loss that is a mean over tokens
+# gives its number of tokens as the weight and stays exact.
+LossFn = Callable[[Any, Any], tuple[Array, Array, Metrics]]
+
+
+def accumulate_gradients(
+  loss_fn: LossFn, params: Any, batch: Any, micro_batch: int
+) -> tuple[Any, Array, Metrics]:
+  """Gradient, loss and metrics of `batch`, a few rows at a time.
+
+  Args:
+    loss_fn: see `LossFn`.
+    params: the weights.
+    batch: a pytree whose leaves all have the leading axis B.
+    micro_batch: rows a device sees at once.
+
+  Returns:
+    The same as for the whole batch at once, to rounding.
+  """
+  micros = split_rows(batch, micro_batch)
+
+  def weighted(params, rows):
+    loss, weight, metrics = loss_fn(params, rows)
+    metrics = jax.tree.map(lambda m: m * weight, metrics)
+    return loss * weight, (weight, metrics)
+
+  def body(total, rows):
+    value = jax.value_and_grad(weighted, has_aux=True)(params, rows)
+    return jax.tree.map(jnp.add, total, value), None
+
+  first = jax.tree.map(lambda x: x[0], micros)
+  shapes = jax.eval_shape(
+    lambda r: jax.value_and_grad(weighted, has_aux=True)(params, r), first
+  )
+  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  total, _ = jax.lax.scan(body, zeros, micros)
+  (loss, (weight, metrics)), gradient = total
+  scale = 1 / jnp.maximum(weight, 1e-9)
+  return jax.tree.map(lambda x: x * scale, (gradient, loss, metrics))
+
+
+def split_rows(batch: Any, micro_batch: int) -> Any:
+  """[B, ...] -> [n, B / n, ...]; each device cuts up its own rows."""
+  shards = sharding.batch_shards()
+
+  def split(x):
+    parts = x.shape[0] // (shards * micro_batch)
+    x = x.reshape(shards, parts, micro_batch, *x.shape[1:])
+    x = x.swapaxes(0, 1).reshape(parts, shards * micro_batch, *x.shape[3:])
+    return sharding.constrain(x, None, "batch", *[None] * (x.ndim - 2))
+
+  return jax.tree.map(split, batch)
+
+
+def apply_gradient(
+  state: TrainState, gradient: Any, optimizer: optax.GradientTransformation
+) -> TrainState:
+  """The next weights and optimizer state."""
+  updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+  return state._replace(
+    step=state.step + 1,
+    params=optax.apply_updates(state.params, updates),
+    opt_state=opt_state,
+  )
+
+
+def make_train_step(
+  loss_fn: LossFn,
+  optimizer: optax.GradientTransformation,
+  micro_batch: int,
+  shardings: TrainState | None = None,
+):
+  """A jitted `(state, batch) -> (state, metrics)`; the state is donated.
+
+  Args:
+    loss_fn: see `LossFn`.
+    optimizer: optax.
+    micro_batch: rows a device sees at once.
+    shardings: of the state; pinned on the way out, or gradients and weights
+      would lose their fsdp axis. None leaves it to the compiler.
+  """
+
+  def step(state, batch):
+    gradient, loss, metrics = accumulate_gradients(
+      loss_fn, state.params, batch, micro_batch
+    )
+    metrics = metrics | {
+      "loss": loss,
+      "gradient_norm": optax.tree.norm(gradient),
+    }
+    return apply_gradient(state, gradient, optimizer), metrics
+
+  out = None if shardings is None else (shardings, None)
+  return jax.jit(step, donate_argnums=0, out_shardings=out)
