@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import statistics
 import typing
 from collections.abc import Mapping
@@ -65,7 +64,7 @@ class DataConfig:
   labelled: int = 50
   prompts: str = "digits/train"
   tokenizer: str = ""
-  prompt_tokens: int = 24
+  prompt_tokens: int = 28
   completion_tokens: int = 16
   max_tiles: int = 3
 
@@ -114,68 +113,65 @@ def _build(kind: Any, values: Any, where: str) -> Any:
   )
 
 
-def check(experiment: Experiment, devices: int) -> None:
+def check(e: Experiment, shards: int) -> None:
   """Finds what does not divide, before anything is built.
 
+  Args:
+    e: the experiment.
+    shards: parts the mesh cuts the batch axis into, data * fsdp.
+
   Raises:
-    InputError: says which sizes and shows the arithmetic.
+    InputError: shows the arithmetic.
   """
-  e = experiment
-  shards = devices // (devices // max(_rows_of_mesh(e.mesh, devices), 1))
-  p, per = e.policy, e.policy.rows // max(shards, 1)
-
-  def divides(total, part, what):
-    if part < 1 or total % part:
-      raise InputError(f"{what}: {part} does not divide {total}")
-
+  cut, p = f"the {shards} row shards of config.mesh", e.policy
+  shard_rows = (
+    f"the rows of one shard, {p.prompts_per_step} prompts_per_step * "
+    f"{p.samples_per_prompt} samples_per_prompt / {shards} shards"
+  )
+  rules = [
+    (
+      "config.evaluation.size",
+      e.evaluation.size,
+      "its batch",
+      e.evaluation.batch,
+    ),
+    ("config.evaluation.batch", e.evaluation.batch, cut, shards),
+  ]
+  if "sft" in e.stages:
+    rules += [
+      ("config.sft.batch", e.sft.batch, cut, shards),
+      (
+        f"the rows of one shard, {e.sft.batch} sft.batch / {shards} shards",
+        e.sft.batch // shards,
+        "config.sft.micro_batch",
+        e.sft.micro_batch,
+      ),
+    ]
+  if "policy" in e.stages:
+    capacity = p.algorithm.get("capacity", shards)
+    rules += [
+      ("config.policy.prompts_per_step", p.prompts_per_step, cut, shards),
+      (
+        shard_rows,
+        p.rows // shards,
+        "config.policy.micro_batch",
+        p.micro_batch,
+      ),
+      ("config.policy.algorithm.capacity", capacity, cut, shards),
+    ]
+  for name, total, divisor, part in rules:
+    if part < 1 or total < 1 or total % part:
+      raise InputError(
+        f"{name} ({total}) must be a multiple of {divisor} ({part})"
+      )
   for name in e.stages:
     if name not in ("sft", "policy"):
       raise InputError(f"config.stages has '{name}'; known are sft, policy")
-  if "sft" in e.stages:
-    divides(e.sft.batch, shards, f"config.sft.batch over {shards} row shards")
-    divides(
-      e.sft.batch // shards,
-      e.sft.micro_batch,
-      "config.sft.micro_batch into the rows of one shard, sft.batch / shards = "
-      f"{e.sft.batch} / {shards}",
-    )
-  if "policy" in e.stages:
-    divides(
-      p.prompts_per_step,
-      shards,
-      f"config.policy.prompts_per_step over {shards} row shards",
-    )
-    divides(
-      per,
-      p.micro_batch,
-      "config.policy.micro_batch into the rows of one shard, prompts_per_step "
-      f"* samples_per_prompt / shards = {p.prompts_per_step} * "
-      f"{p.samples_per_prompt} / {shards}",
-    )
-    if (capacity := p.algorithm.get("capacity")) is not None:
-      divides(
-        capacity,
-        shards,
-        f"config.policy.algorithm.capacity over {shards} row shards",
-      )
-  divides(
-    e.evaluation.size,
-    e.evaluation.batch,
-    "config.evaluation.batch into config.evaluation.size",
-  )
-  divides(
-    e.evaluation.batch,
-    shards,
-    f"config.evaluation.batch over {shards} row shards",
-  )
-
-
-def _rows_of_mesh(mesh, devices):
-  """Shards of the batch axis: data * fsdp."""
-  sizes = [mesh.data, mesh.fsdp, mesh.tensor]
-  known = math.prod(n for n in sizes if n != -1)
-  data, fsdp, _ = [devices // known if n == -1 else n for n in sizes]
-  return data * fsdp
+  for name in p.weights:
+    if name not in REWARDS:
+      known = ", ".join(REWARDS)
+      raise InputError(f"config.policy.weights has '{name}'; known are {known}")
+  policy.make_algorithm(p, e.seed)
 
 
 def claim_folder(workdir: Path, experiment: Experiment) -> None:
@@ -216,10 +212,10 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 def run(experiment: Experiment, workdir: Path) -> dict[str, Any]:
   """Runs all stages, or what is left of them, and returns the summary."""
-  check(experiment, jax.device_count())
-  claim_folder(workdir, experiment)
   e = experiment
   mesh = sharding.make_mesh(e.mesh.data, e.mesh.fsdp, e.mesh.tensor)
+  check(e, mesh.shape["data"] * mesh.shape["fsdp"])
+  claim_folder(workdir, e)
   setting = make_setting(e, mesh)
   held_out, train, prompts = open_sources(e)
   terms = {

@@ -3,6 +3,7 @@
 Any value of the config can be changed: `--config.policy.steps=100`.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -21,6 +22,16 @@ _WORKDIR = flags.DEFINE_string(
 )
 
 
+def parse(argv: list[str]) -> list[str]:
+  """Reads the command line; a mistake in it is one sentence."""
+  try:
+    return flags.FLAGS(argv)
+  except (KeyError, AttributeError) as error:
+    sys.exit(f"error: the config has no such value: {error.args[0]}")
+  except (OSError, ImportError, SyntaxError) as error:
+    sys.exit(f"error: the config file cannot be read: {error}")
+
+
 def main(argv: list[str]) -> None:
   """Reads the flags and runs the experiment."""
   if len(argv) > 1:
@@ -28,7 +39,8 @@ def main(argv: list[str]) -> None:
   logging.set_verbosity(logging.ERROR)
   try:
     run = experiment.from_config(_CONFIG.value)
-    jax.config.update("jax_num_cpu_devices", run.mesh.cpu_devices)
+    if "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+      jax.config.update("jax_num_cpu_devices", run.mesh.cpu_devices)
     experiment.run(run, Path(_WORKDIR.value))
   except InputError as error:
     sys.exit(f"error: {error}")
@@ -36,4 +48,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
   flags.mark_flags_as_required(["config", "workdir"])
-  app.run(main)
+  app.run(main, flags_parser=parse)

@@ -42,6 +42,7 @@ class Source(Protocol):
 # ---------------------------------------------------------------- digits
 DIGITS_HELD_OUT = {"validation": 150, "test": 350}
 _QUESTIONS = ("What is the sum?", "Which is larger?", "How many {}s?")
+_SHARES = (0.5, 0.25, 0.25)
 _NAMES = (
   "zero one two three four five six seven eight nine".split()  # of digits
 )
@@ -52,8 +53,9 @@ class Digits:
 
   The 1,797 scans of 8x8 pixels that ship with scikit-learn. 350 are kept for
   the test split and 150 for validation, always the same; the rest is for
-  training. Example i is made from `(seed, i)` alone: two or three digits of
-  the split in a row, and one of: their sum, the largest, how many of a kind.
+  training. Example i is made from `(seed, i)` alone: the sum of two
+  digits (half of the questions), or the largest, or how many of a kind, of two
+  or three.
 
   Args:
     split: "train", "validation" or "test".
@@ -80,10 +82,12 @@ class Digits:
 
   def __getitem__(self, index: int) -> Example:
     rng = np.random.default_rng((self._seed, index))
-    chosen = rng.integers(len(self._labels), size=rng.integers(2, 4))
+    kind = rng.choice(3, p=_SHARES)
+    count = 2 if kind == 0 else rng.integers(2, 4)
+    chosen = rng.integers(len(self._labels), size=count)
     grey = np.concatenate(list(self._scans[chosen]), axis=1)
     digits = [int(d) for d in self._labels[chosen]]
-    question, thought, answer = _ask(digits, rng)
+    question, thought, answer = _ask(kind, digits, rng)
     return Example(
       name=f"digits/{self._split}/{index}",
       picture=np.repeat(grey[:, :, None], 3, axis=2),
@@ -93,9 +97,8 @@ class Digits:
     )
 
 
-def _ask(digits, rng):
+def _ask(kind, digits, rng):
   """A question, the reasoning that answers it, and the answer."""
-  kind = rng.integers(len(_QUESTIONS))
   seen = ",".join(map(str, digits))
   if kind == 0:
     thought = "+".join(map(str, digits)) + f"={sum(digits)}"

@@ -1,7 +1,11 @@
 """Tokenizers: real ones from a folder, and a small one for the demo."""
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+# transformers warns at import that it found no PyTorch; we need none.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers

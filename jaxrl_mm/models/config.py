@@ -86,7 +86,7 @@ def digits(vocab: int = 64) -> ModelConfig:
   """The laptop demo: the parts of R1V2, small enough for two CPU cores."""
   return ModelConfig(
     vision=VisionConfig(
-      layers=2, width=64, heads=2, mlp=256, image_size=8, patch_size=4
+      layers=2, width=64, heads=2, mlp=128, image_size=8, patch_size=4
     ),
     decoder=DecoderConfig(
       layers=2,
@@ -94,7 +94,7 @@ def digits(vocab: int = 64) -> ModelConfig:
       heads=4,
       kv_heads=2,
       head_dim=16,
-      mlp=256,
+      mlp=128,
       vocab=vocab,
       rope_theta=1e4,
     ),
