@@ -5,3 +5,34 @@ import os
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from jaxrl_mm import pytree  # noqa: E402
+from jaxrl_mm.models import config, vlm  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def tiny():
+  """The demo's model with 32 words."""
+  return config.digits(vocab=32)
+
+
+@pytest.fixture(scope="session")
+def params(tiny):
+  """Weights for `tiny` without one zero bias or neutral scale, by numpy.
+
+  They are large enough that the logits differ by more than rounding.
+  """
+  rng = np.random.default_rng(0)
+  shapes = jax.eval_shape(lambda key: vlm.init(tiny, key), jax.random.key(0))
+
+  def fill(name, shape):
+    noise = rng.standard_normal(shape.shape, np.float32)
+    if name.endswith("scale"):
+      return 1 + 0.3 * noise
+    return noise * (0.3 if name.startswith("embedder") else 0.15)
+
+  return pytree.map_with_name(fill, shapes)
