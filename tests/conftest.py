@@ -7,6 +7,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
@@ -32,7 +33,7 @@ def params(tiny):
   def fill(name, shape):
     noise = rng.standard_normal(shape.shape, np.float32)
     if name.endswith("scale"):
-      return 1 + 0.3 * noise
-    return noise * (0.3 if name.startswith("embedder") else 0.15)
+      return jnp.asarray(1 + 0.3 * noise)
+    return jnp.asarray(noise * (0.3 if "embedder" in name else 0.15))
 
   return pytree.map_with_name(fill, shapes)
