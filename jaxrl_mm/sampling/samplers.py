@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key
 
 LOWEST = jnp.finfo(jnp.float32).min
 
@@ -34,7 +34,7 @@ def truncate(
 
 
 def draw(
-  keys: PRNGKeyArray,
+  keys: Key[Array, " B"],
   logits: Float[Array, "B V"],
   *,
   temperature: float = 1.0,
