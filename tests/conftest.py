@@ -37,3 +37,11 @@ def params(tiny):
     return jnp.asarray(noise * (0.3 if "embedder" in name else 0.15))
 
   return pytree.map_with_name(fill, shapes)
+
+
+@pytest.fixture
+def quick_compile():
+  """Little optimisation: tiny programs take longer to compile than to run."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)

@@ -9,6 +9,8 @@ from jaxrl_mm.models import vlm
 from jaxrl_mm.models.attention import Cache, CacheMask
 from jaxrl_mm.models.decoder import Block, Decoder, Embedder
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 ROWS, LENGTH = 2, 5
 POSITIONS = jnp.tile(jnp.arange(LENGTH), (ROWS, 1))
 CAUSAL = jnp.tile(jnp.tril(jnp.ones((LENGTH, LENGTH), bool)), (ROWS, 1, 1))
