@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
@@ -160,3 +161,10 @@ def to_host(tree: Any) -> Any:
     return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
 
   return jax.tree.map(local, tree)
+
+
+def sum_over_processes(x: float) -> float:
+  """The sum of a number of each process, the same on all of them."""
+  if jax.process_count() == 1:
+    return x
+  return float(np.sum(multihost_utils.process_allgather(np.float64(x))))

@@ -26,7 +26,7 @@ class Prompts(NamedTuple):
 
   tokens: Int[Array, "B S"]
   mask: Bool[Array, "B S"]
-  images: UInt8[Array, "B N height width channels"]
+  images: UInt8[Array, "B N height width channels"] | None
   group: Int[Array, " B"]
 
 
@@ -75,6 +75,7 @@ class Trajectories(NamedTuple):
     advantages: [B] or [B, T]; starts as zeros, the algorithms fill it.
     prompts: whatever the model needs to score the rows again; opaque here.
     reference_logp: [B, T] log-probs under a frozen reference policy, or None.
+    terms: [B] each part of the reward by name, for the log, or None.
   """
 
   tokens: Int[Array, "B T"]
@@ -86,3 +87,4 @@ class Trajectories(NamedTuple):
   advantages: Float[Array, "B ..."]
   prompts: Any = None
   reference_logp: Float[Array, "B T"] | None = None
+  terms: dict[str, Float[Array, " B"]] | None = None

@@ -1,13 +1,10 @@
 """Everything a stage changes on the device, as one pytree."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import optax
 from jaxtyping import Array, Int, PRNGKeyArray
-
-from jaxrl_mm import pytree
 
 
 class TrainState(NamedTuple):
@@ -51,17 +48,3 @@ def optimizer_shardings(
     param_shardings,
     transform_non_params=lambda _: replicated,
   )
-
-
-def consecutive_bad_steps(opt_state: Any) -> Int[Array, ""]:
-  """Updates in a row that were skipped because they were not finite."""
-  return opt_state.notfinite_count
-
-
-def describe(params: Any) -> str:
-  """`0.25 M weights in 4 parts`, for people."""
-  total = sum(x.size for x in jax.tree.leaves(params))
-  return f"{total / 1e6:.2f} M weights in {len(pytree.named_leaves(params))}"
-
-
-Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]

@@ -4,6 +4,7 @@ from jaxrl_mm.algorithms.named import Algorithm as Algorithm
 from jaxrl_mm.algorithms.named import grpo as grpo
 from jaxrl_mm.algorithms.named import r1v2 as r1v2
 from jaxrl_mm.algorithms.replay import ReplayState as ReplayState
+from jaxrl_mm.algorithms.replay import effective_rows as effective_rows
 from jaxrl_mm.algorithms.replay import (
   selective_sample_buffer as selective_sample_buffer,
 )

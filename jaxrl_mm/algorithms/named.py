@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
@@ -14,6 +15,12 @@ from jaxrl_mm.structs import Metrics, Trajectories
 Loss = Callable[[Array, Trajectories], tuple[Float[Array, ""], Metrics]]
 
 
+def by_rows(trajectories: Trajectories) -> Float[Array, ""]:
+  """1, whatever the rows hold."""
+  del trajectories
+  return jnp.ones(())
+
+
 class Algorithm(NamedTuple):
   """What turns rewards into a gradient.
 
@@ -22,10 +29,14 @@ class Algorithm(NamedTuple):
       fills in `advantages`.
     loss: `(logp [B, T], trajectories) -> (loss, metrics)`, differentiated
       with respect to logp.
+    weight: of a micro-batch's loss among the others. Means over rows weigh
+      alike (micro-batches have equally many); a loss that is a mean over
+      tokens weighs by its tokens.
   """
 
   transform: optax.GradientTransformation
   loss: Loss
+  weight: Callable[[Trajectories], Float[Array, ""]] = by_rows
 
 
 def grpo(

@@ -190,3 +190,23 @@ class JsonLines:
 def take(source: Source, count: int) -> Sequence[Example]:
   """The first `count` examples."""
   return [source[i] for i in range(min(count, len(source)))]
+
+
+def open_source(
+  name: str, *, size: int, seed: int, labelled: int = 0
+) -> Source:
+  """The source a config names.
+
+  Args:
+    name: "digits/train", "digits/validation", "digits/test", or the path of a
+      JSON-lines file.
+    size, seed, labelled: of the digits, see `Digits`; a file has its own size.
+  """
+  family, _, split = name.partition("/")
+  if family != "digits":
+    return JsonLines(name)
+  if split not in ("train", *DIGITS_HELD_OUT):
+    raise InputError(
+      f"there is no '{name}'; the digits have train, validation and test"
+    )
+  return Digits(split, size=size, seed=seed, labelled=labelled)

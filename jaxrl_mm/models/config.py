@@ -86,7 +86,7 @@ def digits(vocab: int = 64) -> ModelConfig:
   """The laptop demo: the parts of R1V2, small enough for two CPU cores."""
   return ModelConfig(
     vision=VisionConfig(
-      layers=2, width=64, heads=2, mlp=256, image_size=8, patch_size=2
+      layers=2, width=64, heads=2, mlp=256, image_size=8, patch_size=4
     ),
     decoder=DecoderConfig(
       layers=2,

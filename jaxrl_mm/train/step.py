@@ -68,15 +68,29 @@ def split_rows(batch: Any, micro_batch: int) -> Any:
 
 
 def apply_gradient(
-  state: TrainState, gradient: Any, optimizer: optax.GradientTransformation
-) -> TrainState:
-  """The next weights and optimizer state."""
+  state: TrainState,
+  gradient: Any,
+  loss: Array,
+  metrics: Metrics,
+  optimizer: optax.GradientTransformation,
+) -> tuple[TrainState, Metrics]:
+  """The next state, and the metrics every stage has.
+
+  Those are `loss`, `gradient_norm` before clipping, and `bad_steps`: updates
+  in a row, this one included, that were skipped as not finite.
+  """
   updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-  return state._replace(
+  metrics = metrics | {
+    "loss": loss,
+    "gradient_norm": optax.tree.norm(gradient),
+    "bad_steps": opt_state.notfinite_count,
+  }
+  state = state._replace(
     step=state.step + 1,
     params=optax.apply_updates(state.params, updates),
     opt_state=opt_state,
   )
+  return state, metrics
 
 
 def make_train_step(
@@ -99,11 +113,7 @@ def make_train_step(
     gradient, loss, metrics = accumulate_gradients(
       loss_fn, state.params, batch, micro_batch
     )
-    metrics = metrics | {
-      "loss": loss,
-      "gradient_norm": optax.tree.norm(gradient),
-    }
-    return apply_gradient(state, gradient, optimizer), metrics
+    return apply_gradient(state, gradient, loss, metrics, optimizer)
 
   out = None if shardings is None else (shardings, None)
   return jax.jit(step, donate_argnums=0, out_shardings=out)

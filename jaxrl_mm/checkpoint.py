@@ -1,0 +1,80 @@
+"""Saving and restoring a whole stage with orbax."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from jaxrl_mm.errors import InputError
+
+
+class Checkpoints:
+  """The checkpoints of one stage. A context manager; closing waits for saves.
+
+  A save runs beside the training that follows it. It appears under its final
+  name only when it is whole, so a kill leaves the previous one in place.
+
+  Args:
+    folder: where they live.
+    keep: newest ones to keep.
+  """
+
+  def __init__(self, folder: Path, keep: int = 2):
+    self._folder = folder
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=keep, cleanup_tmp_directories=True
+    )
+    self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+  def __enter__(self) -> "Checkpoints":
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+  def latest_step(self) -> int:
+    """The step of the newest whole checkpoint; 0 where there is none."""
+    return self._manager.latest_step() or 0
+
+  def save(self, step: int, state: Any, data: dict[str, Any]) -> None:
+    """Starts saving the state and the position in the data."""
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data)
+      ),
+    )
+
+  def restore(self, state: Any) -> tuple[Any, dict[str, Any]]:
+    """The newest checkpoint: the state and the position in the data.
+
+    Args:
+      state: arrays or shapes with shardings; the restored state has its
+        structure and layout, which may be another mesh than the saved one's.
+
+    Raises:
+      InputError: the checkpoint cannot be read.
+    """
+    step = self.latest_step()
+    shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+    try:
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardRestore(shapes), data=ocp.args.JsonRestore()
+        ),
+      )
+    except Exception as error:  # orbax raises many kinds on damaged files
+      first = str(error).splitlines()[0][:200] if str(error) else repr(error)
+      raise InputError(
+        f"the checkpoint {self._folder / str(step)} cannot be read ({first}); "
+        "delete that folder to continue from an earlier one"
+      ) from error
+    return restored["state"], restored["data"]
+
+
+def exists(folder: Path) -> bool:
+  """Whether a folder of checkpoints holds a whole one."""
+  return folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())

@@ -1,0 +1,370 @@
+"""A run: from its config to its summary, stage after stage."""
+
+import dataclasses
+import json
+import math
+import statistics
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+
+from jaxrl_mm import checkpoint, metrics, sharding
+from jaxrl_mm.data import sources
+from jaxrl_mm.data import tokenizer as tok
+from jaxrl_mm.data.loader import Layout
+from jaxrl_mm.errors import InputError
+from jaxrl_mm.evaluate.accuracy import EvaluationConfig, make_evaluator
+from jaxrl_mm.models import vlm
+from jaxrl_mm.models.config import ModelConfig
+from jaxrl_mm.models.param_axes import param_shardings
+from jaxrl_mm.models.vlm import Params
+from jaxrl_mm.rewards import format as form
+from jaxrl_mm.rewards import math as maths
+from jaxrl_mm.rewards.compose import Term
+from jaxrl_mm.train import policy, sft
+from jaxrl_mm.train.loop import LoopConfig, Setting
+from jaxrl_mm.train.policy import PolicyConfig
+from jaxrl_mm.train.sft import SftConfig
+
+REWARDS = {"answer": maths.exact, "format": form.r1}
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """Sizes of the mesh axes; one may be -1, what is left.
+
+  Attributes:
+    data, fsdp, tensor: devices along each axis.
+    cpu_devices: without an accelerator, into how many devices the CPU is cut.
+      Small models train fastest with one for each core.
+  """
+
+  data: int = -1
+  fsdp: int = 1
+  tensor: int = 1
+  cpu_devices: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """Where examples come from and the shapes they are brought to.
+
+  Attributes:
+    demonstrations: source of the cold start, see `sources.open_source`.
+    labelled: digits whose labels the demonstrations may use; 0 for all.
+    prompts: source of the policy stage.
+    tokenizer: folder of a tokenizer; empty builds that of the digits.
+    prompt_tokens, completion_tokens, max_tiles: see `loader.Layout`.
+  """
+
+  demonstrations: str = "digits/train"
+  labelled: int = 50
+  prompts: str = "digits/train"
+  tokenizer: str = ""
+  prompt_tokens: int = 24
+  completion_tokens: int = 16
+  max_tiles: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """Everything a run depends on.
+
+  Attributes:
+    seed: of weights, data order and sampling.
+    stages: what is run, in order: "sft", "policy".
+  """
+
+  model: ModelConfig
+  seed: int = 0
+  stages: tuple[str, ...] = ("sft", "policy")
+  mesh: MeshConfig = MeshConfig()
+  data: DataConfig = DataConfig()
+  loop: LoopConfig = LoopConfig()
+  sft: SftConfig = SftConfig()
+  policy: PolicyConfig = PolicyConfig()
+  evaluation: EvaluationConfig = EvaluationConfig()
+
+
+def to_config(experiment: Experiment) -> ml_collections.ConfigDict:
+  """The form whose values the command line can change one by one."""
+  return ml_collections.ConfigDict(dataclasses.asdict(experiment))
+
+
+def from_config(config: ml_collections.ConfigDict) -> Experiment:
+  """Back to frozen dataclasses. Raises InputError on an unknown name."""
+  return _build(Experiment, config.to_dict(), "config")
+
+
+def _build(kind: Any, values: Any, where: str) -> Any:
+  if not dataclasses.is_dataclass(kind):
+    return tuple(values) if isinstance(values, list) else values
+  types = typing.get_type_hints(kind)
+  unknown = set(values) - set(types)
+  if unknown:
+    raise InputError(
+      f"{where} has no '{sorted(unknown)[0]}'; it has {', '.join(types)}"
+    )
+  return kind(
+    **{k: _build(types[k], v, f"{where}.{k}") for k, v in values.items()}
+  )
+
+
+def check(experiment: Experiment, devices: int) -> None:
+  """Finds what does not divide, before anything is built.
+
+  Raises:
+    InputError: says which sizes and shows the arithmetic.
+  """
+  e = experiment
+  shards = devices // (devices // max(_rows_of_mesh(e.mesh, devices), 1))
+  p, per = e.policy, e.policy.rows // max(shards, 1)
+
+  def divides(total, part, what):
+    if part < 1 or total % part:
+      raise InputError(f"{what}: {part} does not divide {total}")
+
+  for name in e.stages:
+    if name not in ("sft", "policy"):
+      raise InputError(f"config.stages has '{name}'; known are sft, policy")
+  if "sft" in e.stages:
+    divides(e.sft.batch, shards, f"config.sft.batch over {shards} row shards")
+    divides(
+      e.sft.batch // shards,
+      e.sft.micro_batch,
+      "config.sft.micro_batch into the rows of one shard, sft.batch / shards = "
+      f"{e.sft.batch} / {shards}",
+    )
+  if "policy" in e.stages:
+    divides(
+      p.prompts_per_step,
+      shards,
+      f"config.policy.prompts_per_step over {shards} row shards",
+    )
+    divides(
+      per,
+      p.micro_batch,
+      "config.policy.micro_batch into the rows of one shard, prompts_per_step "
+      f"* samples_per_prompt / shards = {p.prompts_per_step} * "
+      f"{p.samples_per_prompt} / {shards}",
+    )
+    if (capacity := p.algorithm.get("capacity")) is not None:
+      divides(
+        capacity,
+        shards,
+        f"config.policy.algorithm.capacity over {shards} row shards",
+      )
+  divides(
+    e.evaluation.size,
+    e.evaluation.batch,
+    "config.evaluation.batch into config.evaluation.size",
+  )
+  divides(
+    e.evaluation.batch,
+    shards,
+    f"config.evaluation.batch over {shards} row shards",
+  )
+
+
+def _rows_of_mesh(mesh, devices):
+  """Shards of the batch axis: data * fsdp."""
+  sizes = [mesh.data, mesh.fsdp, mesh.tensor]
+  known = math.prod(n for n in sizes if n != -1)
+  data, fsdp, _ = [devices // known if n == -1 else n for n in sizes]
+  return data * fsdp
+
+
+def claim_folder(workdir: Path, experiment: Experiment) -> None:
+  """Writes config.json, or checks that the folder belongs to this config.
+
+  Raises:
+    InputError: the folder is another run's, or cannot be written.
+  """
+  text = json.dumps(dataclasses.asdict(experiment), indent=2)
+  path = workdir / "config.json"
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+      metrics.write_text(path, text)
+      return
+    other = _flat(json.loads(path.read_text()))
+  except (OSError, json.JSONDecodeError) as error:
+    raise InputError(f"cannot use the folder {workdir}: {error}") from error
+  mine = _flat(json.loads(text))
+  changed = [
+    f"{k} is {other.get(k)} there and {mine.get(k)} here"
+    for k in sorted(other.keys() | mine.keys())
+    if other.get(k) != mine.get(k)
+  ]
+  if changed:
+    raise InputError(
+      f"{workdir} holds a run of another config ({'; '.join(changed[:3])}); "
+      "choose another --workdir"
+    )
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+  if not isinstance(tree, Mapping):
+    return {prefix: tree}
+  parts = [_flat(v, f"{prefix}.{k}" if prefix else k) for k, v in tree.items()]
+  return {k: v for part in parts for k, v in part.items()}
+
+
+def run(experiment: Experiment, workdir: Path) -> dict[str, Any]:
+  """Runs all stages, or what is left of them, and returns the summary."""
+  check(experiment, jax.device_count())
+  claim_folder(workdir, experiment)
+  e = experiment
+  mesh = sharding.make_mesh(e.mesh.data, e.mesh.fsdp, e.mesh.tensor)
+  setting = make_setting(e, mesh)
+  held_out, train, prompts = open_sources(e)
+  terms = {
+    name: Term(REWARDS[name], weight)
+    for name, weight in e.policy.weights.items()
+  }
+  with jax.set_mesh(mesh):
+    evaluate = make_evaluator(setting, e.evaluation, held_out, terms)
+    params = init_params(e, mesh)
+    summary = read_summary(workdir)
+    for name in unfinished(e.stages, workdir):
+      folder = workdir / name
+      if name == "sft":
+        params = sft.run(setting, e.sft, params, train, folder)
+      else:
+        params = policy.run(setting, e.policy, params, prompts, terms, folder)
+      if name not in summary["stages"]:
+        held = evaluate(params)
+        summary["stages"][name] = describe_stage(folder, held)
+        write_summary(workdir, summary)
+  show(summary, workdir)
+  return summary
+
+
+def make_setting(e: Experiment, mesh: jax.sharding.Mesh) -> Setting:
+  """Tokenizer, shapes and mesh, checked against the model."""
+  tokenizer = (
+    tok.load(e.data.tokenizer)
+    if e.data.tokenizer
+    else tok.build(sources.digits_texts())
+  )
+  if len(tokenizer) > e.model.decoder.vocab:
+    raise InputError(
+      f"the tokenizer has {len(tokenizer)} entries and config.model.decoder."
+      f"vocab is {e.model.decoder.vocab}; use the model's own tokenizer"
+    )
+  return Setting(
+    model=e.model,
+    tokenizer=tokenizer,
+    image_token=tok.token_id(tokenizer, tok.IMAGE_TOKEN),
+    layout=Layout(
+      prompt_tokens=e.data.prompt_tokens,
+      completion_tokens=e.data.completion_tokens,
+      max_tiles=e.data.max_tiles,
+      image_size=e.model.vision.image_size,
+      tokens_per_tile=e.model.tokens_per_tile,
+    ),
+    mesh=mesh,
+    loop=e.loop,
+    seed=e.seed,
+  )
+
+
+def open_sources(e: Experiment):
+  """Held-out questions, demonstrations, prompts; all opened before training.
+
+  Seeds differ, so that the prompts are other pictures than the
+  demonstrations; held-out questions are the same for every seed.
+  """
+  endless = 1 << 30
+  return (
+    sources.open_source(e.evaluation.source, size=e.evaluation.size, seed=0),
+    sources.open_source(
+      e.data.demonstrations,
+      size=endless,
+      seed=2 * e.seed,
+      labelled=e.data.labelled,
+    ),
+    sources.open_source(e.data.prompts, size=endless, seed=2 * e.seed + 1),
+  )
+
+
+def init_params(e: Experiment, mesh: jax.sharding.Mesh) -> Params:
+  """Random weights, each made where it will live."""
+  init = lambda key: vlm.init(e.model, key)
+  key = jax.random.key(e.seed)
+  layout = param_shardings(mesh, jax.eval_shape(init, key))
+  return jax.jit(init, out_shardings=layout)(key)
+
+
+def unfinished(stages: tuple[str, ...], workdir: Path) -> tuple[str, ...]:
+  """The stages from the last one that has a checkpoint on."""
+  begun = [
+    i
+    for i, name in enumerate(stages)
+    if checkpoint.exists(workdir / name / "checkpoints")
+  ]
+  return stages[max(begun, default=0) :]
+
+
+# --------------------------------------------------------------- summary
+def read_summary(workdir: Path) -> dict[str, Any]:
+  """The summary so far."""
+  path = workdir / "summary.json"
+  return json.loads(path.read_text()) if path.exists() else {"stages": {}}
+
+
+def write_summary(workdir: Path, summary: dict[str, Any]) -> None:
+  """Replaces summary.json; the first process alone writes."""
+  if jax.process_index() == 0:
+    metrics.write_text(
+      workdir / "summary.json", json.dumps(summary, indent=2) + "\n"
+    )
+
+
+def describe_stage(folder: Path, held_out: dict[str, float]) -> dict[str, Any]:
+  """What the summary says of a stage: held-out results and its own means."""
+  lines = metrics.read_lines(folder / "metrics.jsonl")
+  mean = lambda name: (
+    statistics.fmean(line[name] for line in lines) if name in lines[0] else None
+  )
+  # The median, for the first step also compiles.
+  speed = statistics.median(line["tokens_per_second"] for line in lines)
+  return {
+    "accuracy": held_out["answer"],
+    "format": held_out["format"],
+    "steps": lines[-1]["step"],
+    "seconds": lines[-1]["seconds"],
+    "effective": mean("effective"),
+    "effective_without_buffer": mean("effective_without_buffer"),
+    "tokens_per_second": speed,
+    "compilations": lines[-1]["compilations"],
+  }
+
+
+def show(summary: dict[str, Any], workdir: Path) -> None:
+  """The table at the end of a run, and where to look next."""
+  percent = lambda x: "" if x is None else f"{100 * x:.1f} %"
+  rows = [
+    {
+      "stage": name,
+      "held-out accuracy": percent(s["accuracy"]),
+      "format": percent(s["format"]),
+      "effective rows": percent(s["effective"]),
+      "without buffer": percent(s["effective_without_buffer"]),
+      "tokens/s": f"{s['tokens_per_second']:,.0f}",
+      "steps": str(s["steps"]),
+      "seconds": f"{s['seconds']:.0f}",
+    }
+    for name, s in summary["stages"].items()
+  ]
+  metrics.print_table("After each stage", rows)
+  if jax.process_index() == 0:
+    print(
+      f"The run is in {workdir}: summary.json has this table, "
+      f"<stage>/metrics.jsonl every step, policy/samples.jsonl what the model "
+      f"wrote.\nCurves: tensorboard --logdir {workdir}"
+    )

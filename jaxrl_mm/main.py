@@ -1,0 +1,39 @@
+"""Trains: `python -m jaxrl_mm.main --config=configs/NAME.py --workdir=DIR`.
+
+Any value of the config can be changed: `--config.policy.steps=100`.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from jaxrl_mm import experiment
+from jaxrl_mm.errors import InputError
+
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "The experiment: a file of configs/, with its variant."
+)
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Folder of the run; an interrupted one is continued."
+)
+
+
+def main(argv: list[str]) -> None:
+  """Reads the flags and runs the experiment."""
+  if len(argv) > 1:
+    raise app.UsageError(f"unknown argument {argv[1]}")
+  logging.set_verbosity(logging.ERROR)
+  try:
+    run = experiment.from_config(_CONFIG.value)
+    jax.config.update("jax_num_cpu_devices", run.mesh.cpu_devices)
+    experiment.run(run, Path(_WORKDIR.value))
+  except InputError as error:
+    sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+  flags.mark_flags_as_required(["config", "workdir"])
+  app.run(main)

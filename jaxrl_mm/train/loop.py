@@ -1,0 +1,192 @@
+"""The loop every stage runs in: restore, step, write, save."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxrl_mm import pytree, sharding
+from jaxrl_mm.checkpoint import Checkpoints
+from jaxrl_mm.data import loader
+from jaxrl_mm.data.loader import Layout
+from jaxrl_mm.data.sources import Source
+from jaxrl_mm.data.tokenizer import Tokenizer
+from jaxrl_mm.errors import InputError
+from jaxrl_mm.metrics import MetricsWriter, compilations
+from jaxrl_mm.models.config import ModelConfig
+from jaxrl_mm.models.param_axes import param_shardings
+from jaxrl_mm.train_state import TrainState, optimizer_shardings
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+  """How a stage saves and when it gives up.
+
+  Attributes:
+    save_every: steps between checkpoints; the last step is always saved.
+    keep: newest checkpoints to keep.
+    max_bad_steps: non-finite updates in a row after which the run stops.
+  """
+
+  save_every: int = 100
+  keep: int = 2
+  max_bad_steps: int = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """What all stages of a run share.
+
+  Attributes:
+    model: sizes.
+    tokenizer: of the run.
+    image_token: id of the image placeholder.
+    layout: static shapes of the data.
+    mesh: in use.
+    loop: see `LoopConfig`.
+    seed: of the run.
+  """
+
+  model: ModelConfig
+  tokenizer: Tokenizer
+  image_token: int
+  layout: Layout
+  mesh: Mesh
+  loop: LoopConfig
+  seed: int
+
+
+# (number of the step, from 1; state; batch) -> (state, metrics)
+StageStep = Callable[[int, TrainState, Any], tuple[TrainState, dict[str, Any]]]
+
+
+def process_batches(
+  setting: Setting, source: Source, encode: Callable[..., Any], rows: int
+) -> Iterator[loader.Batch]:
+  """This process's part of endless batches of `rows` rows in all."""
+  return loader.batches(
+    source,
+    partial(encode, tokenizer=setting.tokenizer, layout=setting.layout),
+    rows // jax.process_count(),
+    seed=setting.seed,
+    process=jax.process_index(),
+    processes=jax.process_count(),
+  )
+
+
+def state_shardings(
+  mesh: Mesh, params: Any, optimizer: Any, algorithm: Any
+) -> TrainState:
+  """A layout for every array of a state.
+
+  Args:
+    mesh: the mesh.
+    params: shapes of the weights.
+    optimizer: optax.
+    algorithm: shapes of the trajectory transform's state; the rows of a
+      replay buffer are cut over the batch axes, the rest is replicated.
+  """
+  everywhere = sharding.replicated(mesh)
+  weights = param_shardings(mesh, params)
+  buffered = lambda name, _: (
+    NamedSharding(mesh, PartitionSpec(sharding.BATCH_AXES))
+    if pytree.matches(".*/rows/.*", name)
+    else everywhere
+  )
+  return TrainState(
+    step=everywhere,
+    params=weights,
+    opt_state=optimizer_shardings(optimizer, params, weights, everywhere),
+    algorithm=pytree.map_with_name(buffered, algorithm),
+    key=everywhere,
+  )
+
+
+def run_stage(
+  folder: Path,
+  state: TrainState,
+  batches: Iterator[Any],
+  step: StageStep,
+  *,
+  steps: int,
+  loop: LoopConfig,
+  headline: Sequence[str],
+) -> TrainState:
+  """Trains to `steps`, continuing from the newest checkpoint in `folder`.
+
+  Args:
+    folder: of the stage; metrics and checkpoints go there.
+    state: at step 0.
+    batches: a grain iterator; its position is saved with the state.
+    step: one update.
+    steps: of the stage.
+    loop: see `LoopConfig`.
+    headline: metrics shown on the bar.
+
+  Raises:
+    InputError: too many updates in a row were not finite.
+  """
+  with Checkpoints(folder / "checkpoints", loop.keep) as checkpoints:
+    start = checkpoints.latest_step()
+    if start:
+      state, position = checkpoints.restore(state)
+      batches.set_state(position)
+    if start >= steps:
+      return state
+    with MetricsWriter(folder, start, steps, headline) as writer:
+      pending = None
+      for number in range(start + 1, steps + 1):
+        state, metrics = step(number, state, next(batches))
+        metrics["compilations"] = compilations()
+        # Written one step late: the device works on this one meanwhile.
+        if pending:
+          _check(folder, writer.write(*pending), pending[0], loop)
+        pending = number, metrics
+        if number % loop.save_every == 0 or number == steps:
+          _check(folder, writer.write(*pending), number, loop)
+          pending = None
+          checkpoints.save(number, state, batches.get_state())
+  return state
+
+
+def _check(folder, metrics, step, loop):
+  if metrics["bad_steps"] >= loop.max_bad_steps:
+    raise InputError(
+      f"{folder.name}: the last {loop.max_bad_steps} updates up to step {step} "
+      "had a gradient that is not finite; lower the learning rate, or start "
+      "again from an earlier checkpoint"
+    )
+
+
+def init_state(
+  params: Any,
+  optimizer: Any,
+  algorithm_init: Callable[[], Any],
+  key: jax.Array,
+  mesh: Mesh,
+) -> tuple[TrainState, TrainState]:
+  """The state at step 0, already laid out, and its layout.
+
+  Args:
+    params: weights on the mesh.
+    optimizer: optax.
+    algorithm_init: makes the transform's state from nothing.
+    key: of the stage.
+    mesh: the mesh.
+  """
+  build = lambda params, key: TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    opt_state=optimizer.init(params),
+    algorithm=algorithm_init(),
+    key=key,
+  )
+  shapes = jax.eval_shape(build, params, key)
+  layout = state_shardings(mesh, shapes.params, optimizer, shapes.algorithm)
+  state = jax.jit(build, out_shardings=layout, donate_argnums=0)(params, key)
+  return state, layout

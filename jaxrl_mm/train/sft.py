@@ -1,0 +1,88 @@
+"""Supervised fine-tuning: the cold start."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl_mm import losses, masked, sharding
+from jaxrl_mm.data import loader
+from jaxrl_mm.data.sources import Source
+from jaxrl_mm.models import vlm
+from jaxrl_mm.models.vlm import Params
+from jaxrl_mm.optimizer import OptimizerConfig, make_optimizer
+from jaxrl_mm.train.loop import Setting, init_state, process_batches, run_stage
+from jaxrl_mm.train.step import make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class SftConfig:
+  """The cold start.
+
+  Attributes:
+    steps: updates.
+    batch: demonstrations an update.
+    micro_batch: rows a device sees at once.
+    optimizer: see `OptimizerConfig`.
+  """
+
+  steps: int = 500
+  batch: int = 64
+  micro_batch: int = 8
+  optimizer: OptimizerConfig = OptimizerConfig()
+
+
+def run(
+  setting: Setting,
+  config: SftConfig,
+  params: Params,
+  source: Source,
+  folder: Path,
+) -> Params:
+  """Trains on the demonstrations of `source`.
+
+  Args:
+    setting: shared by all stages.
+    config: of this one.
+    params: weights on the mesh; they are given away.
+    source: examples with demonstrations.
+    folder: of the stage.
+
+  Returns:
+    The trained weights.
+  """
+  mesh = setting.mesh
+  optimizer = make_optimizer(config.optimizer, config.steps, params)
+  key = jax.random.key(setting.seed)
+  state, layout = init_state(params, optimizer, tuple, key, mesh)
+
+  def loss_fn(params, rows):
+    logp, entropy = vlm.completion_logp(
+      setting.model,
+      params,
+      rows.prompts,
+      rows.tokens,
+      rows.mask,
+      image_token=setting.image_token,
+    )
+    tokens = jnp.sum(rows.mask).astype(jnp.float32)
+    metrics = {"entropy": masked.mean(entropy, rows.mask)}
+    return losses.supervised.cross_entropy(logp, rows.mask), tokens, metrics
+
+  update = make_train_step(loss_fn, optimizer, config.micro_batch, layout)
+
+  def step(_, state, batch):
+    state, metrics = update(state, sharding.to_device(batch.arrays, mesh))
+    read = batch.arrays.mask.sum() + batch.arrays.prompts.mask.sum()
+    return state, metrics | {"tokens": read * jax.process_count()}
+
+  return run_stage(
+    folder,
+    state,
+    process_batches(setting, source, loader.encode_demonstration, config.batch),
+    step,
+    steps=config.steps,
+    loop=setting.loop,
+    headline=("loss",),
+  ).params
