@@ -1,8 +1,6 @@
 """R1V2 on handwritten digits, laptop size."""
 
-import dataclasses
-
-from jaxrl_mm.experiment import DataConfig, Experiment, MeshConfig, to_config
+from jaxrl_mm.experiment import Experiment, MeshConfig, to_config
 from jaxrl_mm.models import config as models
 from jaxrl_mm.optimizer import OptimizerConfig
 from jaxrl_mm.train.policy import PolicyConfig

@@ -26,9 +26,10 @@ LAYERS = {
     "metrics",
   ),
   4: ("rollout",),
-  5: ("train", "evaluate"),
-  6: ("experiment",),
-  7: ("main", "__init__"),
+  5: ("train",),
+  6: ("evaluate",),
+  7: ("experiment",),
+  8: ("main", "__init__"),
 }
 LEVEL = {unit: level for level, units in LAYERS.items() for unit in units}
 

@@ -1,5 +1,6 @@
 """Eight CPU devices for every test, set before jax starts."""
 
+import dataclasses
 import os
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
@@ -17,8 +18,10 @@ from jaxrl_mm.models import config, vlm  # noqa: E402
 
 @pytest.fixture(scope="session")
 def tiny():
-  """The demo's model with 32 words."""
-  return config.digits(vocab=32)
+  """The demo's model with 32 words, and four tokens a tile."""
+  demo = config.digits(vocab=32)
+  vision = dataclasses.replace(demo.vision, image_size=8, patch_size=2)
+  return dataclasses.replace(demo, vision=vision)
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +42,7 @@ def params(tiny):
   return pytree.map_with_name(fill, shapes)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def quick_compile():
   """Little optimisation: tiny programs take longer to compile than to run."""
   jax.config.update("jax_disable_most_optimizations", True)

@@ -13,10 +13,11 @@ def test_r1v2_has_the_published_geometry():
   assert c.decoder.heads * c.decoder.head_dim == c.decoder.width
 
 
-def test_digits_makes_four_tokens_of_a_tile():
-  c = config.digits()
-  assert (c.vision.side, c.vision.head_dim, c.tokens_per_tile) == (4, 32, 4)
-  assert config.digits(vocab=10).decoder.vocab == 10
+def test_digits_divides_by_two_devices_a_mesh_axis():
+  c = config.digits(vocab=10)
+  assert c.decoder.vocab == 10
+  for size in (c.vision.mlp, c.decoder.kv_heads, c.decoder.width):
+    assert size % 2 == 0
 
 
 def test_equal_configs_are_one_static_argument():
