@@ -3,9 +3,12 @@
 import dataclasses
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from jaxrl_mm import pytree
+from jaxrl_mm.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +37,11 @@ class OptimizerConfig:
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
   """Step -> learning rate, over a stage of `steps` updates."""
+  if config.schedule not in ("constant", "cosine"):
+    raise InputError(
+      f"config.optimizer.schedule is '{config.schedule}'; it can be 'constant' "
+      "or 'cosine'"
+    )
   if config.schedule == "cosine":
     return optax.warmup_cosine_decay_schedule(
       0.0 if config.warmup_steps else config.learning_rate,
@@ -55,7 +63,8 @@ def make_optimizer(
   """The chain; a non-finite gradient leaves weights and moments untouched.
 
   `optax.apply_if_finite` counts such steps in its state; the stages read the
-  count and stop the run when there are too many in a row.
+  count and stop the run when there are too many in a row. Moments are float32
+  whatever the weights are.
 
   Args:
     config: the settings.
@@ -75,6 +84,27 @@ def make_optimizer(
     lambda name, _: "train" if pytree.matches(config.trainable, name) else "",
     params,
   )
+  names = jax.tree.leaves(labels)
+  if "train" not in names:
+    raise InputError(
+      f"config.optimizer.trainable '{config.trainable}' matches none of the "
+      f"{len(names)} weights; it is a pattern over whole paths such as "
+      f"'{pytree.named_leaves(params)[0][0]}'"
+    )
   frozen = {"train": chain, "": optax.set_to_zero()}
   # The bound is out of reach: optax applies bad updates once it is passed.
-  return optax.apply_if_finite(optax.partition(frozen, labels), 2**30)
+  return _in_float32(
+    optax.apply_if_finite(optax.partition(frozen, labels), 2**30)
+  )
+
+
+def _in_float32(
+  inner: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+  """`inner` as it works on float32 weights and gradients."""
+  widen = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+
+  def update(updates, state, params):
+    return inner.update(widen(updates), state, widen(params))
+
+  return optax.GradientTransformation(lambda p: inner.init(widen(p)), update)

@@ -56,12 +56,12 @@ def make_mesh(
   """A mesh with axes data, fsdp, tensor; one size may be -1: what is left."""
   devices = jax.devices() if devices is None else devices
   sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+  asked = " x ".join(f"{name} {n}" for name, n in sizes.items())
   known = math.prod(n for n in sizes.values() if n != -1)
   free = [name for name, n in sizes.items() if n == -1]
-  if free:
+  if len(free) == 1 and known > 0:
     sizes[free[0]] = len(devices) // known
-  if len(free) > 1 or math.prod(sizes.values()) != len(devices):
-    asked = " x ".join(f"{k} {v}" for k, v in sizes.items())
+  if min(sizes.values()) < 1 or math.prod(sizes.values()) != len(devices):
     raise InputError(
       f"config.mesh asks for {asked} devices and there are {len(devices)}; "
       "make the product equal, or set one axis to -1"

@@ -41,10 +41,12 @@ def optimizer_shardings(
     replicated: the layout of all other state.
   """
   shapes = jax.eval_shape(optimizer.init, params)
+  frozen = lambda moment: isinstance(moment, optax.MaskedNode)
   return optax.tree.map_params(
     optimizer,
-    lambda _, sharding: sharding,
+    lambda moment, sharding: moment if frozen(moment) else sharding,
     shapes,
     param_shardings,
     transform_non_params=lambda _: replicated,
+    is_leaf=frozen,
   )

@@ -4,7 +4,9 @@ import numpy as np
 from PIL import Image
 
 
-def grid(width: int, height: int, *, image_size: int, max_tiles: int):
+def grid(
+  width: int, height: int, *, image_size: int, max_tiles: int
+) -> tuple[int, int]:
   """Columns and rows of tiles whose aspect is closest to the picture's.
 
   Among the grids of at most `max_tiles` tiles, by growing area; of two
@@ -14,15 +16,9 @@ def grid(width: int, height: int, *, image_size: int, max_tiles: int):
   Returns:
     (columns, rows).
   """
-  grids = sorted(
-    {
-      (i, j)
-      for i in range(1, max_tiles + 1)
-      for j in range(1, max_tiles + 1)
-      if i * j <= max_tiles
-    },
-    key=lambda g: g[0] * g[1],
-  )
+  sizes = range(1, max_tiles + 1)
+  grids = [(i, j) for i in sizes for j in sizes if i * j <= max_tiles]
+  grids.sort(key=lambda g: g[0] * g[1])
   best, best_gap = (1, 1), float("inf")
   for i, j in grids:
     gap = abs(width / height - i / j)

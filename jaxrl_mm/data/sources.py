@@ -4,7 +4,7 @@ that a file already holds."""
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import sklearn.datasets
@@ -31,6 +31,7 @@ class Example(NamedTuple):
   demonstration: str = ""
 
 
+@runtime_checkable
 class Source(Protocol):
   """A sequence of examples."""
 
@@ -71,6 +72,10 @@ class Digits:
     test, validation = DIGITS_HELD_OUT["test"], DIGITS_HELD_OUT["validation"]
     parts = np.split(order, [test, test + validation])
     pool = dict(zip(("test", "validation", "train"), parts))[split]
+    if labelled > len(pool):
+      raise InputError(
+        f"{labelled} labelled digits are asked for and {split} has {len(pool)}"
+      )
     if labelled:
       pool = _balanced(pool, scans.target, labelled, seed)
     grey = np.round(scans.images[pool] * (255 / 16)).astype(np.uint8)
@@ -138,47 +143,50 @@ class JsonLines:
   def __init__(self, path: str):
     self._folder = Path(path).parent
     try:
-      lines = Path(path).read_text().splitlines()
-    except OSError as error:
+      text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
       raise InputError(f"cannot read the data file {path}: {error}") from error
-    self._path = path
+    # Not splitlines: a JSON string may hold other line separators as they are.
+    lines = [(f"{path}:{n}", x) for n, x in enumerate(text.split("\n"), 1)]
     self._records = [
-      self._check(n, line) for n, line in enumerate(lines, 1) if line.strip()
+      (where, self._check(where, line)) for where, line in lines if line.strip()
     ]
     if not self._records:
       raise InputError(f"the data file {path} holds no records")
 
-  def _check(self, number: int, line: str) -> dict:
-    where = f"{self._path}, line {number}"
+  def _check(self, where: str, line: str) -> dict:
     try:
       record = json.loads(line)
     except json.JSONDecodeError as error:
       raise InputError(f"{where}: not JSON ({error})") from error
     for key in ("image", "question", "answer"):
-      if not isinstance(record, dict) or not str(record.get(key, "")).strip():
+      value = record.get(key) if isinstance(record, dict) else None
+      if value is None or not str(value).strip():
         raise InputError(f"{where}: the record has no '{key}'")
-    if not (self._folder / record["image"]).is_file():
-      raise InputError(
-        f"{where}: the image {self._folder / record['image']} does not exist"
-      )
+    image = self._folder / str(record["image"])
+    if not image.is_file():
+      raise InputError(f"{where}: the image {image} does not exist")
     return record
 
   def __len__(self) -> int:
     return len(self._records)
 
   def __getitem__(self, index: int) -> Example:
-    record = self._records[index]
-    path = self._folder / record["image"]
+    where, record = self._records[index]
+    path = self._folder / str(record["image"])
     try:
-      picture = np.asarray(Image.open(path).convert("RGB"))
-    except OSError as error:
-      raise InputError(f"cannot read the image {path}: {error}") from error
+      with Image.open(path) as image:
+        picture = np.asarray(image.convert("RGB"))
+    except Exception as error:  # Pillow raises all kinds on damaged files.
+      raise InputError(
+        f"{where}: cannot read the image {path}: {error}"
+      ) from error
     return Example(
-      name=f"{self._path}:{index + 1}",
+      name=where,
       picture=picture,
       question=str(record["question"]),
       answer=str(record["answer"]),
-      demonstration=str(record.get("demonstration", "")),
+      demonstration=str(record.get("demonstration") or ""),
     )
 
 

@@ -68,12 +68,13 @@ def build(texts: Iterable[str]) -> Tokenizer:
 
 def token_id(tokenizer: Tokenizer, token: str) -> int:
   """The id of a special token. Ids differ between checkpoints: ask by name."""
-  if token not in tokenizer.get_vocab():
+  found = tokenizer.convert_tokens_to_ids(token)
+  if found is None or found == tokenizer.unk_token_id:
     raise InputError(
       f"the tokenizer {tokenizer.name_or_path or 'in memory'} has no token "
       f"'{token}'; use the tokenizer that belongs to the model"
     )
-  return tokenizer.convert_tokens_to_ids(token)
+  return found
 
 
 def completion_ids(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -74,6 +74,10 @@ class LayerNorm(nn.Module):
     shape, dtype = (x.shape[-1],), jnp.dtype(self.param_dtype)
     scale = self.param("scale", nn.initializers.ones, shape, dtype)
     bias = self.param("bias", nn.initializers.zeros, shape, dtype)
-    wide = jax.nn.standardize(x.astype(jnp.float32), epsilon=self.eps)
+    wide = x.astype(jnp.float32)
+    # Centred first: E[x^2] - E[x]^2 loses all digits far from zero.
+    wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    variance = jnp.mean(wide * wide, axis=-1, keepdims=True)
+    wide = wide * jax.lax.rsqrt(variance + self.eps)
     wide = wide * scale.astype(jnp.float32) + bias.astype(jnp.float32)
     return wide.astype(x.dtype)

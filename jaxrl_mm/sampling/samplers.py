@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key
 
 LOWEST = jnp.finfo(jnp.float32).min
 
@@ -15,8 +15,8 @@ def truncate(
   Args:
     logits: [B, V], already divided by the temperature.
     top_k: 0 keeps all. Ties at the k-th place are all kept.
-    top_p: 1.0 keeps all; the token that crosses the mass is kept
-      (https://arxiv.org/abs/1904.09751).
+    top_p: 1.0 keeps all; the token that crosses the mass is kept, so one
+      always is (https://arxiv.org/abs/1904.09751).
 
   Returns:
     The logits, very negative where dropped.
@@ -27,14 +27,14 @@ def truncate(
   if top_p < 1.0:
     ordered = jnp.sort(logits, axis=-1, descending=True)
     probs = jax.nn.softmax(ordered)
-    kept = jnp.cumsum(probs, axis=-1) - probs < top_p
+    kept = (jnp.cumsum(probs, axis=-1) - probs < top_p).at[:, 0].set(True)
     least = jnp.min(jnp.where(kept, ordered, jnp.inf), -1, keepdims=True)
     logits = jnp.where(logits < least, LOWEST, logits)
   return logits
 
 
 def draw(
-  keys: PRNGKeyArray,
+  keys: Key[Array, " B"],
   logits: Float[Array, "B V"],
   *,
   temperature: float = 1.0,

@@ -30,7 +30,7 @@ def accumulate_gradients(
     micro_batch: rows a device sees at once.
 
   Returns:
-    The same as for the whole batch at once, to rounding.
+    The same as for the whole batch at once, to rounding, in float32.
   """
   micros = split_rows(batch, micro_batch)
 
@@ -47,7 +47,9 @@ def accumulate_gradients(
   shapes = jax.eval_shape(
     lambda r: jax.value_and_grad(weighted, has_aux=True)(params, r), first
   )
-  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  # Sums of narrow gradients are wide, or small ones would be lost in large.
+  wide = lambda s: jnp.promote_types(s.dtype, jnp.float32)
+  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, wide(s)), shapes)
   total, _ = jax.lax.scan(body, zeros, micros)
   (loss, (weight, metrics)), gradient = total
   scale = 1 / jnp.maximum(weight, 1e-9)

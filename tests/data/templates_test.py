@@ -1,0 +1,47 @@
+import pytest
+
+from jaxrl_mm.data import sources, templates, tokenizer
+from jaxrl_mm.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def words():
+  return tokenizer.build([*sources.digits_texts(), "<image>", " <"])
+
+
+def test_each_picture_stands_in_front_of_the_question(words):
+  assert templates.prompt_text(words, "Which is larger?", 2) == (
+    "<|im_start|>user\n<image>\n<image>\nWhich is larger?<|im_end|>\n"
+    "<|im_start|>assistant\n"
+  )
+
+
+def test_each_picture_becomes_its_own_number_of_tokens(words):
+  ids = templates.prompt_ids(words, "What is the sum?", [2, 3], name="a")
+  image = "<img>" + "<IMG_CONTEXT>"
+  assert words.decode(ids) == (
+    f"<|im_start|>user\n{image}<IMG_CONTEXT></img>\n"
+    f"{image}<IMG_CONTEXT><IMG_CONTEXT></img>\n"
+    "What is the sum?<|im_end|>\n<|im_start|>assistant\n"
+  )
+
+
+def test_without_pictures_there_are_no_image_tokens(words):
+  ids = templates.prompt_ids(words, "What is the sum?", [], name="a")
+  assert tokenizer.token_id(words, tokenizer.IMAGE_TOKEN) not in ids
+
+
+def test_a_question_about_the_placeholder_is_plain_text(words):
+  ids = templates.prompt_ids(words, "What is<image>?", [1], name="a")
+  assert words.decode(ids).count("<IMG_CONTEXT>") == 1
+  assert "What is<image>?" in words.decode(ids)
+
+
+def test_another_number_of_image_tokens_names_sample_and_both_counts(words):
+  question = "How many <IMG_CONTEXT><IMG_CONTEXT>?"
+  with pytest.raises(InputError) as error:
+    templates.prompt_ids(words, question, [4], name="file:7")
+  assert str(error.value) == (
+    "sample file:7: its prompt has 6 image tokens and its pictures have 4 "
+    "image features; remove <IMG_CONTEXT> and <image> from its question"
+  )

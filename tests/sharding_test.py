@@ -1,0 +1,149 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from jaxrl_mm import sharding
+from jaxrl_mm.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def mesh():
+  return sharding.make_mesh(2, 2, 2)
+
+
+def test_spec_looks_each_axis_up():
+  assert sharding.RULES.spec("vocab", "embed") == P("tensor", "fsdp")
+  assert sharding.RULES.spec("layer", None, "mlp") == P(None, None, "tensor")
+  assert sharding.RULES.spec("batch") == P(("data", "fsdp"))
+
+
+def test_an_unknown_axis_is_an_attribute_error():
+  with pytest.raises(AttributeError, match="embd"):
+    sharding.RULES.spec("embd")
+
+
+@pytest.mark.parametrize("axes", [("heads", "mlp"), ("batch", "embed")])
+def test_a_mesh_axis_used_twice_is_an_error(axes):
+  with pytest.raises(ValueError, match="a mesh axis is used twice"):
+    sharding.RULES.spec(*axes)
+
+
+def test_make_mesh_fills_the_axis_that_is_left(mesh):
+  assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+  assert dict(sharding.make_mesh().shape)["data"] == 8
+  free = sharding.make_mesh(data=2, fsdp=-1, tensor=2)
+  assert dict(free.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+  some = sharding.make_mesh(devices=jax.devices()[:4])
+  assert some.size == 4
+
+
+@pytest.mark.parametrize(
+  "sizes, asked",
+  [
+    ((3, 1, 1), "data 3 x fsdp 1 x tensor 1"),
+    ((-1, 3, 1), "data -1 x fsdp 3 x tensor 1"),
+    ((-1, 16, 1), "data -1 x fsdp 16 x tensor 1"),
+    ((-1, -1, 1), "data -1 x fsdp -1 x tensor 1"),
+    ((-1, 0, 1), "data -1 x fsdp 0 x tensor 1"),
+    ((-2, -4, 1), "data -2 x fsdp -4 x tensor 1"),
+  ],
+)
+def test_a_mesh_that_does_not_fit_says_what_was_asked(sizes, asked):
+  with pytest.raises(InputError) as error:
+    sharding.make_mesh(*sizes)
+  assert f"asks for {asked} devices and there are 8" in str(error.value)
+
+
+def test_without_a_mesh_everything_is_the_identity():
+  x = jnp.arange(4.0)
+  assert sharding.constrain(x, "batch") is x
+  assert sharding.constrain_rows({"x": x})["x"] is x
+  assert sharding.batch_shards() == 1
+
+
+def test_constrain_lays_out_by_logical_axes(mesh):
+  x = jnp.arange(32.0).reshape(4, 8)
+  with jax.set_mesh(mesh):
+    assert sharding.batch_shards() == 4
+    y = jax.jit(lambda x: sharding.constrain(x, "batch", "mlp"))(x)
+    rows = jax.jit(sharding.constrain_rows)({"x": x, "y": x[:, 0]})
+  assert y.sharding.is_equivalent_to(
+    jax.NamedSharding(mesh, P(("data", "fsdp"), "tensor")), 2
+  )
+  np.testing.assert_array_equal(y, x)
+  assert {k: v.addressable_shards[0].data.shape for k, v in rows.items()} == {
+    "x": (1, 8),
+    "y": (1,),
+  }
+
+
+# ---------------------------------------------------------------- by_table
+TABLE = [("a/kernel", ("embed", "mlp")), (".*/bias", (None,))]
+
+
+def test_by_table_places_each_weight(mesh):
+  placed = sharding.by_table(
+    mesh,
+    {"a": {"kernel": jnp.zeros((4, 6)), "bias": jnp.zeros(3)}},
+    TABLE,
+  )
+  assert placed["a"]["kernel"].spec == P("fsdp", "tensor")
+  assert placed["a"]["bias"].spec == P(None)
+
+
+def test_by_table_takes_other_rules(mesh):
+  rules = dataclasses.replace(sharding.RULES, embed=None, mlp="data")
+  placed = sharding.by_table(
+    mesh, {"a": {"kernel": jnp.zeros((3, 6))}}, TABLE, rules
+  )
+  assert placed["a"]["kernel"].spec == P(None, "data")
+
+
+def test_an_unmatched_weight_is_an_error(mesh):
+  with pytest.raises(KeyError, match="b/kernel"):
+    sharding.by_table(mesh, {"b": {"kernel": jnp.zeros(2)}}, TABLE)
+
+
+def test_a_wrong_rank_is_an_error(mesh):
+  with pytest.raises(ValueError, match=r"a/kernel: .* for the shape \(4,\)"):
+    sharding.by_table(mesh, {"a": {"kernel": jnp.zeros(4)}}, TABLE)
+
+
+def test_a_size_the_mesh_does_not_divide_is_an_error_that_does_the_sum(mesh):
+  with pytest.raises(InputError) as error:
+    sharding.by_table(mesh, {"a": {"kernel": jnp.zeros((4, 7))}}, TABLE)
+  assert str(error.value) == (
+    "the axis 'mlp' of a/kernel has size 7, which the 2 devices of mesh axis "
+    "'tensor' do not divide; change config.mesh"
+  )
+
+
+def test_an_axis_over_two_mesh_axes_must_divide_by_their_product(mesh):
+  tree = {"x": jnp.zeros(6)}
+  with pytest.raises(InputError, match="which the 4 devices"):
+    sharding.by_table(mesh, tree, [("x", ("batch",))])
+
+
+# ------------------------------------------------------------ host, device
+def test_rows_go_to_the_device_and_back(mesh):
+  tree = {
+    "x": np.arange(24).reshape(8, 3),
+    "y": np.linspace(0, 1, 8, dtype=np.float32),
+  }
+  there = sharding.to_device(tree, mesh)
+  for leaf in jax.tree.leaves(there):
+    assert leaf.sharding == sharding.rows(mesh)
+    assert leaf.addressable_shards[0].data.shape[0] == 2
+  back = sharding.to_host(there)
+  for name, x in tree.items():
+    assert isinstance(back[name], np.ndarray)
+    np.testing.assert_array_equal(back[name], x)
+
+
+def test_replicated_puts_the_whole_on_every_device(mesh):
+  x = jax.device_put(jnp.arange(3), sharding.replicated(mesh))
+  assert [s.data.shape for s in x.addressable_shards] == [(3,)] * 8
