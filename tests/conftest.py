@@ -37,7 +37,7 @@ def params(tiny):
     noise = rng.standard_normal(shape.shape, np.float32)
     if name.endswith("scale"):
       return jnp.asarray(1 + 0.3 * noise)
-    return jnp.asarray(noise * (0.3 if "embedder" in name else 0.15))
+    return jnp.asarray(noise * (0.3 if name.endswith("table") else 0.15))
 
   return pytree.map_with_name(fill, shapes)
 

@@ -147,3 +147,7 @@ def test_rows_go_to_the_device_and_back(mesh):
 def test_replicated_puts_the_whole_on_every_device(mesh):
   x = jax.device_put(jnp.arange(3), sharding.replicated(mesh))
   assert [s.data.shape for s in x.addressable_shards] == [(3,)] * 8
+
+
+def test_one_process_sums_its_own_number_alone():
+  assert sharding.sum_over_processes(2.5) == 2.5

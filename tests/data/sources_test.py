@@ -266,3 +266,20 @@ def test_a_file_that_is_not_text_is_named(tmp_path):
   path.write_bytes(b"\xff\xfe\x00")
   with pytest.raises(InputError, match="cannot read the data file .*utf-8"):
     JsonLines(str(path))
+
+
+# ------------------------------------------------------------- open_source
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_config_names_a_split_of_the_digits(split):
+  source = sources.open_source(f"digits/{split}", size=3, seed=0)
+  assert len(source) == 3
+  assert source[2].name == f"digits/{split}/2"
+
+
+def test_a_config_names_a_file(write):
+  assert len(sources.open_source(write(GOOD), size=9, seed=0)) == 1
+
+
+def test_a_split_there_is_not_is_named():
+  with pytest.raises(InputError, match="there is no 'digits/valid'"):
+    sources.open_source("digits/valid", size=3, seed=0)

@@ -35,6 +35,14 @@ def _prompts(padding=1):
 
 
 @pytest.fixture(scope="module")
+def params(params):
+  """Weights with which the end token is likely, in some places."""
+  embedder = params["embedder"]
+  head = embedder["head"].at[END].multiply(2.5)
+  return params | {"embedder": embedder | {"head": head}}
+
+
+@pytest.fixture(scope="module")
 def draw(tiny):
   """`generate`, compiled once for each set of shapes and options."""
   fixed = partial(
@@ -185,7 +193,7 @@ def test_the_mesh_changes_no_token(draw, drawn, params):
     got = draw(weights, prompts, temperature=0.7)
   np.testing.assert_array_equal(got.tokens, drawn.tokens)
   np.testing.assert_array_equal(got.mask, drawn.mask)
-  np.testing.assert_allclose(got.logp, drawn.logp, atol=1e-5)
+  np.testing.assert_allclose(got.logp, drawn.logp, atol=3e-5)
 
 
 def test_top_k_of_one_is_greedy(draw, params):
