@@ -5,13 +5,14 @@ numbers a row go back.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxrl_mm import sharding
 from jaxrl_mm.data import tokenizer as tok
@@ -75,10 +76,10 @@ def rollout(
 def grade(
   terms: Mapping[str, Term],
   tokenizer: Tokenizer,
-  tokens: Sequence[Sequence[int]],
+  tokens: Int[np.ndarray, "B T"],
   batch: Batch,
 ) -> compose.Scores:
-  """Scores of completions, as many for each example of the batch."""
+  """Scores of B completions, as many for each example of the batch."""
   samples = len(tokens) // len(batch.examples)
   answers = [e.answer for e in batch.examples for _ in range(samples)]
   return compose.score(terms, tok.decode(tokenizer, tokens), answers)
@@ -88,9 +89,9 @@ def grade(
 def assemble(
   prompts: Prompts,
   completions: Completions,
-  total: jax.Array,
-  verifiable: jax.Array,
-  terms: dict[str, jax.Array],
+  total: Float[Array, " B"],
+  verifiable: Float[Array, " B"],
+  terms: dict[str, Float[Array, " B"]],
 ) -> Trajectories:
   """Trajectories whose rows carry their prompt, so that any can be replayed."""
   rows = completions.tokens.shape[0]

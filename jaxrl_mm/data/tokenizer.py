@@ -1,8 +1,9 @@
 """Tokenizers: real ones from a folder, and a small one for the demo."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
+from typing import SupportsInt
 
 # transformers warns at import that it found no PyTorch; we need none.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -83,7 +84,9 @@ def completion_ids(tokenizer: Tokenizer, text: str) -> list[int]:
   return [*ids, tokenizer.eos_token_id]
 
 
-def decode(tokenizer: Tokenizer, rows: Sequence[Sequence[int]]) -> list[str]:
+def decode(
+  tokenizer: Tokenizer, rows: Iterable[Iterable[SupportsInt]]
+) -> list[str]:
   """Texts of completions, without end-of-turn and padding tokens.
 
   Only these two are dropped: the tags of the answer are special tokens in

@@ -1,0 +1,67 @@
+"""Saved and restored bits, other layouts, damaged files."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrl_mm import checkpoint, sharding
+from jaxrl_mm.errors import InputError
+
+
+def _state(mesh):
+  rows = sharding.rows(mesh)
+  return {
+    "w": jax.device_put(jnp.arange(16.0).reshape(8, 2) / 3, rows),
+    "half": jnp.arange(4, dtype=jnp.bfloat16),
+    "key": jax.random.key(7),
+    "step": jnp.int32(3),
+  }
+
+
+def _bits(tree):
+  raw = tree | {"key": jax.random.key_data(tree["key"])}
+  return jax.tree.map(lambda x: np.asarray(x).tobytes(), raw)
+
+
+def test_the_same_bits_on_the_same_and_on_another_mesh(tmp_path):
+  state = _state(sharding.make_mesh(8))
+  with checkpoint.Checkpoints(tmp_path / "c") as saved:
+    saved.save(3, state, {"next_index": 5})
+  for mesh in (sharding.make_mesh(8), sharding.make_mesh(2, 2, 2)):
+    with checkpoint.Checkpoints(tmp_path / "c") as saved:
+      assert saved.latest_step() == 3
+      restored, data = saved.restore(_state(mesh))
+    assert data == {"next_index": 5}
+    assert _bits(restored) == _bits(state)
+    assert restored["w"].sharding == sharding.rows(mesh)
+
+
+def test_keeps_the_newest(tmp_path):
+  state = _state(sharding.make_mesh())
+  with checkpoint.Checkpoints(tmp_path / "c", keep=2) as saved:
+    for step in (1, 2, 3):
+      saved.save(step, state, {})
+  kept = sorted(p.name for p in (tmp_path / "c").iterdir() if p.name.isdigit())
+  assert kept == ["2", "3"]
+
+
+def test_exists_only_when_whole(tmp_path):
+  folder = tmp_path / "c"
+  assert not checkpoint.exists(folder)
+  (folder / "4.orbax-checkpoint-tmp").mkdir(parents=True)
+  assert not checkpoint.exists(folder)
+  (folder / "4").mkdir()
+  assert checkpoint.exists(folder)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+  state = _state(sharding.make_mesh())
+  with checkpoint.Checkpoints(tmp_path / "c") as saved:
+    saved.save(3, state, {})
+  for path in (tmp_path / "c" / "3" / "state").rglob("*"):
+    if path.is_file():
+      path.write_bytes(b"no")
+  with checkpoint.Checkpoints(tmp_path / "c") as saved:
+    with pytest.raises(InputError, match="c/3 cannot be read.*delete"):
+      saved.restore(state)

@@ -1,0 +1,105 @@
+"""What a run checks before it starts, and the folder it writes."""
+
+import dataclasses
+import json
+
+import pytest
+
+from jaxrl_mm import experiment, sharding
+from jaxrl_mm.errors import InputError
+from jaxrl_mm.experiment import Experiment
+from jaxrl_mm.models import config as models
+from jaxrl_mm.train.policy import PolicyConfig
+from jaxrl_mm.train.sft import SftConfig
+
+DEMO = Experiment(
+  model=models.digits(),
+  policy=PolicyConfig(algorithm={"name": "r1v2", "capacity": 512}),
+)
+
+
+def test_config_round_trip():
+  assert experiment.from_config(experiment.to_config(DEMO)) == DEMO
+
+
+def test_an_unknown_value_is_named():
+  config = experiment.to_config(DEMO).to_dict()
+  config["sft"]["stepz"] = 3
+  with pytest.raises(
+    InputError, match="config.sft has no 'stepz'; it has steps"
+  ):
+    experiment._build(Experiment, config, "config")
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    ({"sft": SftConfig(batch=63)}, r"config.sft.batch \(63\).*2 row shards"),
+    (
+      {"sft": SftConfig(batch=64, micro_batch=24)},
+      r"64 sft.batch / 2 shards \(32\).*config.sft.micro_batch \(24\)",
+    ),
+    (
+      {"policy": PolicyConfig(micro_batch=24)},
+      r"64 prompts_per_step \* 8 samples_per_prompt / 2 shards \(256\)",
+    ),
+    (
+      {"policy": PolicyConfig(algorithm={"name": "r1v2", "capacity": 9})},
+      r"capacity \(9\)",
+    ),
+    (
+      {"policy": PolicyConfig(algorithm={"name": "x"})},
+      "is 'x'; known are.*grpo",
+    ),
+    (
+      {"policy": PolicyConfig(algorithm={"name": "grpo", "clipp": 1})},
+      "config.policy.algorithm: .*clipp",
+    ),
+    ({"policy": PolicyConfig(weights={"beauty": 1.0})}, "weights has 'beauty'"),
+    ({"stages": ("sft", "dpo")}, "config.stages has 'dpo'"),
+    (
+      {"evaluation": experiment.EvaluationConfig(size=100, batch=64)},
+      r"config.evaluation.size \(100\)",
+    ),
+  ],
+)
+def test_what_does_not_fit_fails_at_once(change, message):
+  with pytest.raises(InputError, match=message):
+    experiment.check(dataclasses.replace(DEMO, **change), 2)
+
+
+def test_the_demo_fits_on_one_two_and_eight_shards():
+  for shards in (1, 2, 8):
+    experiment.check(dataclasses.replace(DEMO), shards)
+
+
+def test_a_folder_belongs_to_one_config(tmp_path):
+  folder = tmp_path / "new" / "run"
+  experiment.claim_folder(folder, DEMO)
+  experiment.claim_folder(folder, DEMO)
+  other = dataclasses.replace(DEMO, sft=SftConfig(steps=7))
+  with pytest.raises(InputError, match="sft.steps is 500 there and 7 here"):
+    experiment.claim_folder(folder, other)
+  written = json.loads((folder / "config.json").read_text())
+  assert written["model"]["decoder"]["width"] == 64
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(InputError, match="cannot use the folder .*file/run"):
+    experiment.claim_folder(tmp_path / "file" / "run", DEMO)
+
+
+def test_a_run_continues_with_the_last_stage_begun(tmp_path):
+  stages = ("sft", "policy")
+  assert experiment.unfinished(stages, tmp_path) == stages
+  (tmp_path / "sft" / "checkpoints" / "5").mkdir(parents=True)
+  assert experiment.unfinished(stages, tmp_path) == stages
+  (tmp_path / "policy" / "checkpoints" / "5").mkdir(parents=True)
+  assert experiment.unfinished(stages, tmp_path) == ("policy",)
+
+
+def test_a_small_vocabulary_is_refused():
+  small = dataclasses.replace(DEMO, model=models.digits(vocab=8))
+  with pytest.raises(InputError, match="vocab is 8"):
+    experiment.make_setting(small, sharding.make_mesh())

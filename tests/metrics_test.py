@@ -1,0 +1,63 @@
+"""Lines, truncation after a kill, and tokens per second."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl_mm import metrics
+
+
+def _write(folder, start, numbers):
+  with metrics.MetricsWriter(folder, start, 10, ("loss",)) as writer:
+    for n in numbers:
+      writer.write(n, {"loss": jnp.float32(n), "tokens": 8})
+
+
+def test_one_line_a_step(tmp_path):
+  _write(tmp_path, 0, (1, 2))
+  lines = metrics.read_lines(tmp_path / "metrics.jsonl")
+  assert [line["step"] for line in lines] == [1, 2]
+  assert [line["loss"] for line in lines] == [1.0, 2.0]
+  assert all(line["tokens_per_second"] > 0 for line in lines)
+  assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_a_continued_run_drops_the_steps_it_repeats(tmp_path):
+  _write(tmp_path, 0, (1, 2, 3))
+  path = tmp_path / "metrics.jsonl"
+  path.write_text(path.read_text() + '{"step": 4, "lo')  # cut by a kill
+  _write(tmp_path, 2, (3, 4))
+  steps = [line["step"] for line in metrics.read_lines(path)]
+  assert steps == [1, 2, 3, 4]
+
+
+def test_samples_are_dropped_with_their_steps(tmp_path):
+  samples = tmp_path / "samples.jsonl"
+  metrics.append_lines(samples, [{"step": 1}, {"step": 5}])
+  _write(tmp_path, 3, (4,))
+  assert metrics.read_lines(samples) == [{"step": 1}]
+
+
+def test_write_text_leaves_no_half_file(tmp_path):
+  path = tmp_path / "summary.json"
+  metrics.write_text(path, json.dumps({"a": 1}))
+  metrics.write_text(path, json.dumps({"a": 2}))
+  assert json.loads(path.read_text()) == {"a": 2}
+  assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_compilations_are_counted():
+  before = metrics.compilations()
+  f = jax.jit(lambda x: x * 3 + 1)
+  f(jnp.ones(7))
+  after = metrics.compilations()
+  f(jnp.ones(7))
+  assert after > before
+  assert metrics.compilations() == after
+
+
+def test_table_prints_every_cell(capsys):
+  metrics.print_table("Results", [{"stage": "sft", "accuracy": "61 %"}])
+  printed = capsys.readouterr().out
+  assert "Results" in printed and "sft" in printed and "61 %" in printed
