@@ -8,9 +8,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from jaxrl_mm import masked
-from jaxrl_mm.structs import Metrics
+from jaxrl_mm.structs import Metrics, Number
 
-Aggregate = Literal["sequence", "token"] | float | int
+Aggregate = Literal["sequence", "token"] | Number
 
 
 def aggregate_tokens(
@@ -101,6 +101,7 @@ def gspo(
   *,
   clip_low: ArrayLike = 3e-4,
   clip_high: ArrayLike = 4e-4,
+  weights: Float[ArrayLike, "B T"] | None = None,
 ) -> tuple[Float[Array, ""], Metrics]:
   """-min(s A, clip(s, 1 - clip_low, 1 + clip_high) A) with one ratio a row.
 
@@ -111,7 +112,7 @@ def gspo(
   has the same value and gradient.
 
   Args:
-    logp, old_logp, advantages, mask: as in `clipped_surrogate`.
+    logp, old_logp, advantages, mask, weights: as in `clipped_surrogate`.
     clip_low, clip_high: section 5.1; hundreds of times narrower than for
       ratios of tokens, since the mean over tokens varies little.
 
@@ -126,6 +127,8 @@ def gspo(
   objective, metrics = _surrogate(
     log_ratio, _by_token(advantages), mask, clip_low, clip_high
   )
+  if weights is not None:
+    objective = objective * weights
   return aggregate_tokens(-objective, mask, "sequence"), metrics
 
 

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxrl_mm import masked
-from jaxrl_mm.structs import Metrics
+from jaxrl_mm.structs import Metrics, Number
 
 Rows = Float[ArrayLike, " B"]
 
@@ -292,7 +292,7 @@ class ShiftState(NamedTuple):
 
 
 def reward_shift(
-  *, decay: float | None = None, order: Literal["past", "current"] = "past"
+  *, decay: Number | None = None, order: Literal["past", "current"] = "past"
 ) -> optax.GradientTransformation:
   """The moving average of implicit rewards that `bco` subtracts.
 
