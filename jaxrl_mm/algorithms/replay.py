@@ -107,9 +107,11 @@ def selective_sample_buffer(
     draws = _draw(now, log_weight, effective.shape[0])
     # The n-th row to replace takes the n-th draw.
     draw = draws[jnp.cumsum(replayed) - 1]
-    mixed = _choose(
-      replayed, jax.tree.map(lambda x: x[draw], state.rows), trajectories
-    )
+    drawn = jax.tree.map(lambda x: x[draw], state.rows)
+    # Rows are read before any is overwritten, so that a donated buffer can be
+    # changed in place; the compiler would otherwise copy all of it.
+    drawn, effective = jax.lax.optimization_barrier((drawn, effective))
+    mixed = _choose(replayed, drawn, trajectories)
     rows, priority, born = _insert(
       trajectories, effective, state.update, state.rows, state.priority, born
     )
