@@ -8,26 +8,31 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 Axis = int | tuple[int, ...] | None
 
 
-def total(x: Float[Array, "..."], mask: Array, axis: Axis = None) -> Array:
-  """Sum of `x` where `mask` is true; garbage under the mask cannot leak."""
+def widen(x: ArrayLike) -> Array:
+  """float32 from anything narrower; float64 stays what it is."""
   x = jnp.asarray(x)
-  return jnp.sum(jnp.where(mask, x, 0), axis=axis, dtype=_accumulator(x))
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def mean(x: Float[Array, "..."], mask: Array, axis: Axis = None) -> Array:
+def total(
+  x: Float[ArrayLike, "..."], mask: ArrayLike, axis: Axis = None
+) -> Array:
+  """Sum of `x` where `mask` is true; garbage under the mask cannot leak."""
+  return jnp.sum(jnp.where(mask, widen(x), 0), axis=axis)
+
+
+def mean(
+  x: Float[ArrayLike, "..."], mask: ArrayLike, axis: Axis = None
+) -> Array:
   """Mean of `x` over the true entries of `mask`; zero where there are none."""
   count = jnp.sum(jnp.broadcast_to(mask, jnp.shape(x)), axis=axis)
   return total(x, mask, axis) / jnp.maximum(count, 1)
-
-
-def _accumulator(x: Array) -> jnp.dtype:
-  """float32 for anything narrower; float64 stays what it is."""
-  return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def token_logp(
@@ -86,6 +91,6 @@ def _score(head, temperature, hidden, tokens):
   return picked, -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
 
 
-def lengths(mask: Bool[Array, "B T"]) -> Int[Array, " B"]:
+def lengths(mask: Bool[ArrayLike, "B T"]) -> Int[Array, " B"]:
   """Number of true entries a row."""
-  return jnp.sum(mask, axis=-1)
+  return jnp.sum(jnp.asarray(mask), axis=-1)

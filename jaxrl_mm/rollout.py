@@ -67,8 +67,10 @@ def rollout(
   tokens = sharding.to_host(completions.tokens)
   sampled = time.perf_counter()
   scores = grade(terms, tokenizer, tokens, batch)
-  total, verifiable, each = sharding.to_device(tuple(scores), mesh)
-  trajectories = assemble(prompts, completions, total, verifiable, each)
+  rewards = sharding.to_device(
+    (scores.total, scores.verifiable, scores.terms), mesh
+  )
+  trajectories = assemble(prompts, completions, *rewards)
   graded = time.perf_counter()
   return Rollout(trajectories, scores, sampled - start, graded - sampled)
 

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 Metrics = dict[str, Array]
+# A constant. Where types are checked, an int is no float.
+Number = float | int
 
 
 class Prompts(NamedTuple):
@@ -69,12 +71,18 @@ class Trajectories(NamedTuple):
     mask: [B, T] true on the tokens that are trained.
     logp: [B, T] log-probs under the policy that drew the tokens.
     group: [B] rows with the same number answer the same prompt.
-    rewards: [B] total reward, or [B, T] once it is spread over tokens.
+    rewards: [B] total reward.
     verifiable: [B] the part of the reward that rules decided, never a
       learned score; equal over a group means nothing can be learned from it.
-    advantages: [B] or [B, T]; starts as zeros, the algorithms fill it.
+    advantages: [B] or [B, T]; starts as zeros, the algorithms fill it and
+      then change it step by step.
     prompts: whatever the model needs to score the rows again; opaque here.
     reference_logp: [B, T] log-probs under a frozen reference policy, or None.
+    trainer_logp: [B, T] log-probs that the trainer gives the tokens under the
+      weights that drew them, where they differ from the sampler's `logp`; the
+      ratio is then taken to these, and the difference is weighed. Or None.
+    values: [B, T] what a critic expects from each token on, or None.
+    returns: [B, T] what the critic should have expected, or None.
     terms: [B] each part of the reward by name, for the log, or None.
   """
 
@@ -82,9 +90,12 @@ class Trajectories(NamedTuple):
   mask: Bool[Array, "B T"]
   logp: Float[Array, "B T"]
   group: Int[Array, " B"]
-  rewards: Float[Array, "B ..."]
+  rewards: Float[Array, " B"]
   verifiable: Float[Array, " B"]
   advantages: Float[Array, "B ..."]
   prompts: Any = None
   reference_logp: Float[Array, "B T"] | None = None
+  trainer_logp: Float[Array, "B T"] | None = None
+  values: Float[Array, "B T"] | None = None
+  returns: Float[Array, "B T"] | None = None
   terms: dict[str, Float[Array, " B"]] | None = None

@@ -6,10 +6,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from jaxrl_mm.algorithms.transforms import group_stats, present_rows
-from jaxrl_mm.structs import Trajectories
+from jaxrl_mm import masked
+from jaxrl_mm.algorithms.groups import group_stats, present_rows
+from jaxrl_mm.structs import Number, Trajectories
 
 # Age of a slot that holds nothing: staler than anything.
 EMPTY = -1
@@ -36,25 +37,27 @@ class ReplayState(NamedTuple):
   key: PRNGKeyArray
   effective_before: Float[Array, ""]
   effective_after: Float[Array, ""]
-  replayed: Array
+  replayed: Bool[Array, " B"]
 
 
 def selective_sample_buffer(
   capacity: int,
   *,
-  priority_exponent: float = 1.0,
+  priority_exponent: Number = 1.0,
   max_age: int | None = None,
+  per_token: bool = False,
   seed: int = 0,
 ) -> optax.GradientTransformation:
   """Replaces rows that teach nothing by earlier rows that did.
 
   B rows in, B rows out. A row is effective if its advantage is not zero and
-  the verifiable rewards of its group differ. Every other row is replaced by a
-  buffered one, drawn with probability proportional to
-  |A|^priority_exponent, without repeats while enough are buffered. Then the
-  batch's own effective rows enter, the stalest leaving first. A replayed row
-  keeps the log-probs and the advantage it was drawn with, so the ratio and
-  its clipping account for its age. An empty buffer changes nothing.
+  the verifiable rewards of its group differ; a row alone in its group is
+  judged by its advantage. Every other row is replaced by a buffered one,
+  drawn with probability proportional to |A|^priority_exponent, without
+  repeats while enough are buffered. Then the batch's own effective rows enter,
+  the stalest leaving first. A replayed row keeps the log-probs and the
+  advantage it was drawn with, so the ratio and its clipping account for its
+  age. An empty buffer changes nothing.
 
   The paper gives the priority |A| and leaves size, exponent, age and mix
   open; these arguments are where those choices live.
@@ -63,6 +66,7 @@ def selective_sample_buffer(
     capacity: rows the buffer holds.
     priority_exponent: 0 draws uniformly.
     max_age: rows older than so many updates are dropped; None keeps all.
+    per_token: set where the advantages that reach the buffer are [B, T].
     seed: of the draws.
   """
   if capacity < 1:
@@ -70,6 +74,9 @@ def selective_sample_buffer(
 
   def init(trajectories):
     rows = trajectories.mask.shape[0]
+    if per_token and trajectories.advantages.ndim == 1:
+      spread = jnp.zeros(trajectories.mask.shape, jnp.float32)
+      trajectories = trajectories._replace(advantages=spread)
     empty = jax.tree.map(
       lambda x: jnp.zeros((capacity, *x.shape[1:]), x.dtype), trajectories
     )
@@ -86,6 +93,7 @@ def selective_sample_buffer(
 
   def update(trajectories, state, params=None):
     del params
+    _check_shapes(trajectories, state)
     key, now = jax.random.split(state.key)
     born = state.born
     if max_age is not None:
@@ -93,13 +101,17 @@ def selective_sample_buffer(
     effective = effective_rows(trajectories)
     held = born != EMPTY
     replayed = ~effective & jnp.any(held)
-    weight = jnp.where(held, state.priority**priority_exponent, 0)
-    order = _draw(now, weight, effective.shape[0])
+    tiny = jnp.finfo(jnp.float32).tiny
+    log_weight = priority_exponent * jnp.log(jnp.maximum(state.priority, tiny))
+    log_weight = jnp.where(held, log_weight, -jnp.inf)
+    draws = _draw(now, log_weight, effective.shape[0])
     # The n-th row to replace takes the n-th draw.
-    draw = order[jnp.cumsum(replayed) - 1]
-    mixed = _choose(
-      replayed, jax.tree.map(lambda x: x[draw], state.rows), trajectories
-    )
+    draw = draws[jnp.cumsum(replayed) - 1]
+    drawn = jax.tree.map(lambda x: x[draw], state.rows)
+    # Rows are read before any is overwritten, so that a donated buffer can be
+    # changed in place; the compiler would otherwise copy all of it.
+    drawn, effective = jax.lax.optimization_barrier((drawn, effective))
+    mixed = _choose(replayed, drawn, trajectories)
     rows, priority, born = _insert(
       trajectories, effective, state.update, state.rows, state.priority, born
     )
@@ -118,36 +130,75 @@ def selective_sample_buffer(
   return optax.GradientTransformation(init, update)
 
 
-def effective_rows(trajectories: Trajectories) -> Array:
-  """[B] rows with a non-zero advantage, in groups whose outcomes differ."""
+def selective_sample_replay(
+  batch_rows: int, *, priority_exponent: Number = 1.0, seed: int = 0
+) -> optax.GradientTransformation:
+  """VL-Rethinker's replay (https://arxiv.org/abs/2504.08837, section 3.2).
+
+  The same transform with that paper's numbers: it keeps half a batch of rows
+  and has no age limit. Its code also draws from the current effective rows
+  again and now and then keeps a row that is all right; this does not.
+
+  Args:
+    batch_rows: B.
+    priority_exponent: alpha of the paper.
+    seed: of the draws.
+  """
+  return selective_sample_buffer(
+    max(batch_rows // 2, 1), priority_exponent=priority_exponent, seed=seed
+  )
+
+
+def effective_rows(trajectories: Trajectories) -> Bool[Array, " B"]:
+  """Rows with an advantage, finite and not zero, whose group's outcomes differ
+  or who are alone in it."""
   advantages = trajectories.advantages
-  nonzero = jnp.any(advantages.reshape(advantages.shape[0], -1) != 0, axis=1)
+  advantages = advantages.reshape(advantages.shape[0], -1)
+  usable = jnp.isfinite(advantages).all(1) & (advantages != 0).any(1)
   present = present_rows(trajectories)
   stats = group_stats(trajectories.verifiable, trajectories.group, present)
-  return nonzero & stats.varies & present
+  return usable & (stats.varies | (stats.size == 1)) & present
+
+
+def _check_shapes(trajectories, state):
+  if jax.tree.structure(trajectories) != jax.tree.structure(state.rows):
+    raise ValueError(
+      "the buffer's state was made for trajectories with other fields: call "
+      "init with every optional field that update will see"
+    )
+  new, held = (x.advantages.ndim for x in (trajectories, state.rows))
+  if new != held:
+    raise ValueError(
+      f"advantages of rank {new} reach a buffer made for rank {held}: "
+      "[B, T] needs per_token=True, [B] needs it False"
+    )
 
 
 def _priority(trajectories):
-  """|A| of each row, its mean over tokens if it differs between them."""
-  size = jnp.abs(trajectories.advantages).astype(jnp.float32)
-  return jnp.mean(size.reshape(size.shape[0], -1), axis=1)
+  """|A| of each row, its mean over the row's tokens if they have their own."""
+  size = jnp.abs(masked.widen(trajectories.advantages))
+  if size.ndim == 2:
+    size = masked.mean(size, trajectories.mask, axis=1)
+  return size.astype(jnp.float32)
 
 
-def _draw(key, weight, count):
+def _draw(key, log_weight, count):
   """`count` slots, each drawn by weight; no repeats while slots last.
 
   Gumbel noise on log weights sorts the slots as drawing without replacement
   would. Draws beyond the number of held slots are with replacement.
   """
   once, again = jax.random.split(key)
-  noise = jax.random.gumbel(once, weight.shape)
-  order = jnp.argsort(-(jnp.log(weight) + noise))
-  order = jnp.resize(order, count)
-  mass = jnp.cumsum(weight)
+  noisy = log_weight + jax.random.gumbel(once, log_weight.shape)
+  _, order = jax.lax.top_k(noisy, min(count, log_weight.shape[0]))
+  # Relative to the largest, so that no power under- or overflows in the sum.
+  largest = jnp.maximum(jnp.max(log_weight), jnp.finfo(jnp.float32).min)
+  mass = jnp.cumsum(jnp.exp(log_weight - largest))
   # 1 - u lies in (0, 1]: the first slot whose mass reaches it holds a row.
   level = mass[-1] * (1 - jax.random.uniform(again, (count,)))
-  repeats = jnp.minimum(jnp.searchsorted(mass, level), weight.shape[0] - 1)
-  return jnp.where(jnp.arange(count) < jnp.sum(weight > 0), order, repeats)
+  repeats = jnp.minimum(jnp.searchsorted(mass, level), mass.shape[0] - 1)
+  drawn = jnp.arange(count) < jnp.sum(jnp.isfinite(log_weight))
+  return jnp.where(drawn, jnp.resize(order, count), repeats)
 
 
 def _insert(new, effective, now, rows, priority, born):

@@ -5,24 +5,36 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_R1 = re.compile(r"<think>.*?</think><answer>.*?</answer>", re.DOTALL)
+_STRICT = re.compile(r"<think>.*?</think><answer>.*?</answer>\n?", re.DOTALL)
+_LOOSE = re.compile(
+  r"\s*<think>.*?</think>\s*<answer>.*?</answer>\s*", re.DOTALL
+)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
-def r1(completions: Sequence[str], answers: Sequence[str]) -> np.ndarray:
+def r1(
+  completions: Sequence[str], answers: Sequence[str], *, loose: bool = False
+) -> np.ndarray:
   """1 where the whole text is `<think>…</think><answer>…</answer>`, else 0.
 
-  The rule of R1-Reward (https://arxiv.org/abs/2505.02835): nothing stands
-  between the two parts or around them but white space, each opening tag
-  occurs once, the contents are free.
+  The rule of R1-Reward (https://arxiv.org/abs/2505.02835): each opening tag
+  occurs once and the contents are free, even empty.
+
+  Args:
+    completions: [B] texts.
+    answers: not looked at.
+    loose: False is the released code's rule, where nothing but one newline at
+      the very end may stand around or between the parts; True allows white
+      space there, as the paper's own example (figure 6) has it.
   """
   del answers
-  return np.array([_is_r1(text) for text in completions], np.float32)
+  form = _LOOSE if loose else _STRICT
+  return np.array([_keeps(form, text) for text in completions], np.float32)
 
 
-def _is_r1(text: str) -> bool:
+def _keeps(form: re.Pattern[str], text: str) -> bool:
   once = text.count("<think>") == text.count("<answer>") == 1
-  return once and _R1.fullmatch(text.strip()) is not None
+  return once and form.fullmatch(text) is not None
 
 
 def answer_of(completion: str) -> str | None:

@@ -15,9 +15,12 @@ _LONGEST = 300
 
 
 def exact(completions: Sequence[str], answers: Sequence[str]) -> np.ndarray:
-  """1 where the text in `<answer>` equals the truth, else 0."""
+  """1 where the text in `<answer>` equals the truth, else 0.
+
+  What the parser raises is left to `compose.score`, which counts it.
+  """
   return np.array(
-    [equal(form.answer_of(c), a) for c, a in zip(completions, answers)],
+    [_same(form.answer_of(c), a) for c, a in zip(completions, answers)],
     np.float32,
   )
 
@@ -28,18 +31,22 @@ def equal(answer: str | None, truth: str) -> bool:
   The first two cases are what most answers are and cost microseconds. An
   answer that math-verify cannot read is wrong, never right.
   """
+  try:
+    return _same(answer, truth)
+  except Exception as error:  # whatever a parser of free text may raise
+    logging.warning("math-verify failed on %r: %r", answer, error)
+    return False
+
+
+def _same(answer: str | None, truth: str) -> bool:
   if answer is None or not answer or len(answer) > _LONGEST:
     return False
   if answer == truth.strip():
     return True
   if all(_PLAIN_NUMBER.fullmatch(x) for x in (answer, truth.strip())):
     return float(answer) == float(truth)
-  try:
-    return math_verify.verify(
-      math_verify.parse(f"${truth}$", raise_on_error=False),
-      math_verify.parse(f"${answer}$", raise_on_error=False),
-      raise_on_error=False,
-    )
-  except Exception as error:  # whatever a parser of free text may raise
-    logging.warning("math-verify failed on %r: %r", answer[:80], error)
-    return False
+  return math_verify.verify(
+    math_verify.parse(f"${truth}$", raise_on_error=False),
+    math_verify.parse(f"${answer}$", raise_on_error=False),
+    raise_on_error=False,
+  )

@@ -28,7 +28,20 @@ from jaxrl_mm.structs import Metrics, Prompts, Trajectories
 from jaxrl_mm.train.loop import Setting, init_state, process_batches, run_stage
 from jaxrl_mm.train.step import accumulate_gradients, apply_gradient
 
-NAMED = {"grpo": algorithms.grpo, "r1v2": algorithms.r1v2}
+# All that need no critic.
+NAMED = {
+  "cispo": algorithms.cispo,
+  "dapo": algorithms.dapo,
+  "dr_grpo": algorithms.dr_grpo,
+  "grpo": algorithms.grpo,
+  "gspo": algorithms.gspo,
+  "r1v2": algorithms.r1v2,
+  "reinforce": algorithms.reinforce,
+  "reinforce_plus_plus": algorithms.reinforce_plus_plus,
+  "reinforce_plus_plus_baseline": algorithms.reinforce_plus_plus_baseline,
+  "rloo": algorithms.rloo,
+  "stable_reinforce": algorithms.stable_reinforce,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +170,7 @@ def run(
       _write_samples(folder, number, setting, *sharding.to_host(shown))
     rest = seconds - rolled.sample_seconds - rolled.reward_seconds
     return state, metrics | {
+      "grader_failures": sum(rolled.scores.failures.values()),
       "sample_seconds": rolled.sample_seconds,
       "reward_seconds": rolled.reward_seconds,
       "update_seconds": rest,

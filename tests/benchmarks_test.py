@@ -1,0 +1,29 @@
+"""Benchmarks run, at sizes that take no time."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def test_losses(tmp_path, monkeypatch, capsys):
+  sizes = "--rows 16 --tokens 8 --capacity 32 --replay_tokens 4 --repeats 1"
+  file = tmp_path / "losses.jsonl"
+  arguments = ["losses.py", *sizes.split(), "--json", str(file)]
+  monkeypatch.setattr(sys, "argv", arguments)
+  runpy.run_path(str(BENCHMARKS / "losses.py"), run_name="__main__")
+  records = [json.loads(line) for line in file.read_text().splitlines()]
+  names = [record["name"] for record in records]
+  assert len(set(names)) == len(names) > 30
+  assert all(r["seconds"] > 0 and r["floor_seconds"] > 0 for r in records)
+  table = capsys.readouterr().out
+  assert all(name in table for name in names)
+
+
+def test_recorded_transforms_cost_under_two_percent_of_a_step():
+  lines = (BENCHMARKS / "results" / "losses_cpu.jsonl").read_text().splitlines()
+  assert len(lines) > 30
+  for record in map(json.loads, lines):
+    assert record["share_of_step"] < 0.02, record["name"]

@@ -1,0 +1,53 @@
+"""Choices read from text, against the cases of R1-Reward."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jaxrl_mm.rewards import choice
+
+CASES = json.loads(
+  (Path(__file__).parents[1] / "golden/stable_reinforce.json").read_text()
+)["string_cases"]["verify_math"]["triples"]
+
+
+@pytest.mark.parametrize("text, truths, expected", CASES)
+def test_pairwise_with_fallback_is_the_released_rule(text, truths, expected):
+  score = choice.pairwise([text], [truths], untagged=True)
+  assert score.tolist() == [expected]
+
+
+def test_pairwise_by_default_reads_the_tag_only():
+  tagged, bare = "<answer>Response 2.0</answer>", "</think> so 2"
+  assert choice.pairwise([tagged, bare], ["2", "2"]).tolist() == [1, 0]
+  assert choice.pairwise([bare], ["2"], untagged=True).tolist() == [1]
+
+
+def test_a_truth_that_names_nothing_is_matched_by_nothing():
+  assert choice.pairwise(["garbage"], ["garbage"]).tolist() == [0]
+
+
+@pytest.mark.parametrize(
+  "text, expected",
+  [
+    ("<think>A?</think><answer>B</answer>", "B"),
+    ("<answer>(c)</answer>", "C"),
+    ("<answer>B. a cat</answer>", "B"),
+    ("<answer>Option D</answer>", "D"),
+    ("<answer>A cat</answer>", None),
+    ("<answer>A or B</answer>", None),
+    ("<answer>A, B</answer>", None),
+    ("<answer></answer>", None),
+    (r"first \boxed{A}, no: \boxed{\text{(E)}}", "E"),
+    ("I think.\nAnswer: $\\boxed{C}$", "C"),
+    ("Thus the answer is: **D**", "D"),
+    ("Answer: B", "B"),
+    ("b", "B"),
+    ("nothing of the kind", None),
+  ],
+)
+def test_letters(text, expected):
+  assert choice.letter_of(text) == expected
+  right = expected or "A"
+  assert choice.letter([text], [right.lower()]).tolist() == [bool(expected)]
