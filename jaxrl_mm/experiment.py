@@ -65,7 +65,7 @@ class DataConfig:
   prompts: str = "digits/train"
   tokenizer: str = ""
   prompt_tokens: int = 28
-  completion_tokens: int = 16
+  completion_tokens: int = 14
   max_tiles: int = 3
 
 

@@ -86,7 +86,13 @@ def digits(vocab: int = 64) -> ModelConfig:
   """The laptop demo: the parts of R1V2, small enough for two CPU cores."""
   return ModelConfig(
     vision=VisionConfig(
-      layers=2, width=64, heads=2, mlp=128, image_size=8, patch_size=4
+      layers=2,
+      width=64,
+      heads=2,
+      mlp=128,
+      image_size=8,
+      patch_size=4,
+      layer_scale=1.0,
     ),
     decoder=DecoderConfig(
       layers=2,
@@ -100,7 +106,6 @@ def digits(vocab: int = 64) -> ModelConfig:
     ),
     dtype="float32",
     param_dtype="float32",
-    remat="everything_saveable",
   )
 
 

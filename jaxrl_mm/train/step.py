@@ -61,6 +61,11 @@ def split_rows(batch: Any, micro_batch: int) -> Any:
   shards = sharding.batch_shards()
 
   def split(x):
+    if x.shape[0] % (shards * micro_batch):
+      raise ValueError(
+        f"{x.shape[0]} rows are no multiple of {shards} shards * {micro_batch} "
+        "rows of a micro-batch"
+      )
     parts = x.shape[0] // (shards * micro_batch)
     x = x.reshape(shards, parts, micro_batch, *x.shape[1:])
     x = x.swapaxes(0, 1).reshape(parts, shards * micro_batch, *x.shape[3:])
@@ -81,7 +86,11 @@ def apply_gradient(
   Those are `loss`, `gradient_norm` before clipping, and `bad_steps`: updates
   in a row, this one included, that were skipped as not finite.
   """
-  updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+  # A bad loss spoils the step even where its gradient happens to be finite.
+  checked = jax.tree.map(
+    lambda g: jnp.where(jnp.isfinite(loss), g, jnp.nan), gradient
+  )
+  updates, opt_state = optimizer.update(checked, state.opt_state, state.params)
   metrics = metrics | {
     "loss": loss,
     "gradient_norm": optax.tree.norm(gradient),
