@@ -15,6 +15,7 @@ from jaxrl_mm import checkpoint, metrics, sharding
 from jaxrl_mm.data import sources
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.loader import Layout
+from jaxrl_mm.data.sources import Source
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.evaluate.accuracy import EvaluationConfig, make_evaluator
 from jaxrl_mm.models import vlm
@@ -217,7 +218,7 @@ def run(experiment: Experiment, workdir: Path) -> dict[str, Any]:
   check(e, mesh.shape["data"] * mesh.shape["fsdp"])
   claim_folder(workdir, e)
   setting = make_setting(e, mesh)
-  held_out, train, prompts = open_sources(e)
+  held_out, demonstrations, prompts = open_sources(e)
   terms = {
     name: Term(REWARDS[name], weight)
     for name, weight in e.policy.weights.items()
@@ -229,7 +230,7 @@ def run(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     for name in unfinished(e.stages, workdir):
       folder = workdir / name
       if name == "sft":
-        params = sft.run(setting, e.sft, params, train, folder)
+        params = sft.run(setting, e.sft, params, demonstrations, folder)
       else:
         params = policy.run(setting, e.policy, params, prompts, terms, folder)
       if name not in summary["stages"]:
@@ -269,23 +270,33 @@ def make_setting(e: Experiment, mesh: jax.sharding.Mesh) -> Setting:
   )
 
 
-def open_sources(e: Experiment):
+def open_sources(e: Experiment) -> tuple[Source, Source, Source]:
   """Held-out questions, demonstrations, prompts; all opened before training.
 
   Seeds differ, so that the prompts are other pictures than the
   demonstrations; held-out questions are the same for every seed.
   """
   endless = 1 << 30
-  return (
-    sources.open_source(e.evaluation.source, size=e.evaluation.size, seed=0),
-    sources.open_source(
-      e.data.demonstrations,
-      size=endless,
-      seed=2 * e.seed,
-      labelled=e.data.labelled,
-    ),
-    sources.open_source(e.data.prompts, size=endless, seed=2 * e.seed + 1),
+  held_out = sources.open_source(
+    e.evaluation.source, size=e.evaluation.size, seed=0
   )
+  demonstrations = sources.open_source(
+    e.data.demonstrations,
+    size=endless,
+    seed=2 * e.seed,
+    labelled=e.data.labelled,
+  )
+  prompts = sources.open_source(
+    e.data.prompts, size=endless, seed=2 * e.seed + 1
+  )
+  if len(held_out) < e.evaluation.size:
+    raise InputError(
+      f"config.evaluation.size is {e.evaluation.size} and {e.evaluation.source} "
+      f"has {len(held_out)} records"
+    )
+  if "sft" in e.stages:
+    sources.check_demonstrations(demonstrations)
+  return held_out, demonstrations, prompts
 
 
 def init_params(e: Experiment, mesh: jax.sharding.Mesh) -> Params:
@@ -347,20 +358,22 @@ def show(summary: dict[str, Any], workdir: Path) -> None:
   rows = [
     {
       "stage": name,
-      "held-out accuracy": percent(s["accuracy"]),
+      "accuracy": percent(s["accuracy"]),
       "format": percent(s["format"]),
-      "effective rows": percent(s["effective"]),
-      "without buffer": percent(s["effective_without_buffer"]),
+      "effective": percent(s["effective"]),
+      "no buffer": percent(s["effective_without_buffer"]),
       "tokens/s": f"{s['tokens_per_second']:,.0f}",
       "steps": str(s["steps"]),
       "seconds": f"{s['seconds']:.0f}",
     }
     for name, s in summary["stages"].items()
   ]
-  metrics.print_table("After each stage", rows)
+  metrics.print_table("Held-out results after each stage", rows)
   if jax.process_index() == 0:
     print(
-      f"The run is in {workdir}: summary.json has this table, "
-      f"<stage>/metrics.jsonl every step, policy/samples.jsonl what the model "
-      f"wrote.\nCurves: tensorboard --logdir {workdir}"
+      "effective: share of rows that teach something, and what it would be "
+      "without the buffer.\n"
+      f"The run is in {workdir}: summary.json has this table, <stage>/metrics."
+      "jsonl every step,\npolicy/samples.jsonl what the model wrote. Curves: "
+      f"tensorboard --logdir {workdir}"
     )

@@ -60,17 +60,19 @@ class MetricsWriter:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("metrics.jsonl", "samples.jsonl"):
       keep_until(folder / name, start)
+    if start:  # the clock of an interrupted run goes on
+      self._began -= read_lines(folder / "metrics.jsonl")[-1]["seconds"]
     self._file = (folder / "metrics.jsonl").open("a")
     self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
     self._bar = Progress(
-      TextColumn(f"[bold]{folder.name:>7}"),
+      TextColumn(f"[bold]{folder.name}"),
       BarColumn(),
       MofNCompleteColumn(),
       TextColumn("{task.fields[headline]}"),
       TimeRemainingColumn(),
     )
     self._task = self._bar.add_task(
-      "", total=steps, completed=start, headline=""
+      "", total=steps, completed=start, headline="compiling"
     )
 
   def __enter__(self) -> "MetricsWriter":

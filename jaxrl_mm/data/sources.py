@@ -171,6 +171,11 @@ class JsonLines:
   def __len__(self) -> int:
     return len(self._records)
 
+  def undemonstrated(self) -> str | None:
+    """The first record without a demonstration, if there is one."""
+    bare = (w for w, r in self._records if not r.get("demonstration"))
+    return next(bare, None)
+
   def __getitem__(self, index: int) -> Example:
     where, record = self._records[index]
     path = self._folder / str(record["image"])
@@ -193,6 +198,15 @@ class JsonLines:
 def take(source: Source, count: int) -> Sequence[Example]:
   """The first `count` examples."""
   return [source[i] for i in range(min(count, len(source)))]
+
+
+def check_demonstrations(source: Source) -> None:
+  """Raises InputError if a record of a file has nothing to imitate."""
+  if isinstance(source, JsonLines) and (name := source.undemonstrated()):
+    raise InputError(
+      f"{name}: the record has no 'demonstration', which supervised training "
+      "needs"
+    )
 
 
 def open_source(

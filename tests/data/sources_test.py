@@ -283,3 +283,11 @@ def test_a_config_names_a_file(write):
 def test_a_split_there_is_not_is_named():
   with pytest.raises(InputError, match="there is no 'digits/valid'"):
     sources.open_source("digits/valid", size=3, seed=0)
+
+
+def test_a_record_without_demonstration_is_named_before_training(write):
+  record = {"image": "a.png", "question": "q", "answer": "1"}
+  source = JsonLines(write(record | {"demonstration": "d"}, record))
+  with pytest.raises(InputError, match=":2: the record has no 'demonstration'"):
+    sources.check_demonstrations(source)
+  sources.check_demonstrations(Digits("train", size=9, seed=0))
