@@ -83,12 +83,12 @@ def same(one, other, rtol=1e-5, atol=1e-6):
 
 
 @EVERY
-def test_jit_changes_nothing(name):
+def test_jit_changes_nothing_and_numpy_will_do(name):
   t = rollouts()
-  logp = new_logp(t)
+  logp, t = jax.tree.map(np.asarray, (new_logp(t), t))
   loss, gradient, _, _ = run(NAMED[name], logp, t)
   assert np.isfinite(loss) and np.abs(gradient).max() > 0
-  assert not np.asarray(gradient)[~np.asarray(t.mask)].any()
+  assert not np.asarray(gradient)[~t.mask].any()
   same((loss, gradient), RUN[name](logp, t))
 
 
