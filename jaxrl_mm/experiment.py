@@ -291,8 +291,8 @@ def open_sources(e: Experiment) -> tuple[Source, Source, Source]:
   )
   if len(held_out) < e.evaluation.size:
     raise InputError(
-      f"config.evaluation.size is {e.evaluation.size} and {e.evaluation.source} "
-      f"has {len(held_out)} records"
+      f"config.evaluation.size is {e.evaluation.size} and "
+      f"{e.evaluation.source} has {len(held_out)} records"
     )
   if "sft" in e.stages:
     sources.check_demonstrations(demonstrations)

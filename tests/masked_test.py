@@ -1,9 +1,13 @@
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxrl_mm import masked
+
+R1 = np.load(Path(__file__).parent / "golden" / "stable_reinforce.npz")
 
 
 def test_total_and_mean_by_hand():
@@ -134,3 +138,22 @@ def test_all_logits_never_exist_at_once_forward_or_backward(chunk):
     jnp.zeros((rows, length), int),
   )
   assert max(_sizes(jaxpr.jaxpr)) == rows * chunk * vocab
+
+
+def test_float64_stays_and_narrower_floats_are_widened():
+  assert masked.widen(jnp.ones(2, jnp.bfloat16)).dtype == jnp.float32
+  with jax.enable_x64(True):
+    assert masked.widen(np.zeros(2)).dtype == jnp.float64
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 256])
+def test_token_log_probs_are_those_of_r1_reward(chunk):
+  """The logits of the case, with the identity for an output embedding."""
+  logits = jnp.asarray(R1["log_probs_from_logits/in/logits"])
+  labels = jnp.asarray(R1["log_probs_from_logits/in/labels"], jnp.int32)
+  head = jnp.eye(logits.shape[-1])
+  logp, entropy = masked.token_logp(logits, head, labels, chunk=chunk)
+  expected = R1["log_probs_from_logits/out/log_probs"]
+  np.testing.assert_allclose(logp, expected, 1e-5)
+  p = jax.nn.softmax(logits)
+  np.testing.assert_allclose(entropy, -jnp.sum(p * jnp.log(p), -1), 1e-5)

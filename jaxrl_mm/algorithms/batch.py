@@ -76,7 +76,7 @@ def scale_by_batch_std(
   """A / (std of the batch + eps).
 
   Before `center_by_group` it divides by the std of the raw rewards, as in
-  Lite PPO (https://arxiv.org/abs/2508.08221, section 4.2).
+  Lite PPO (https://arxiv.org/abs/2508.08221).
   """
 
   def update(t, _):

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxrl_mm import masked
 from jaxrl_mm.structs import Number, Trajectories
@@ -24,8 +25,8 @@ class GroupStats(NamedTuple):
 
 
 def group_stats(
-  x: Float[Array, " B"],
-  group: Int[Array, " B"],
+  x: Shaped[ArrayLike, " B"],
+  group: Int[ArrayLike, " B"],
   present: Bool[Array, " B"],
   *,
   ddof: int = 0,
@@ -40,7 +41,7 @@ def group_stats(
     present: [B] rows to count.
     ddof: 1 divides the variance by n - 1; a single row has std 0.
   """
-  x, rows = masked.widen(x), group.shape[0]
+  x, rows = masked.widen(x), x.shape[0]
   _, segment = jnp.unique(group, return_inverse=True, size=rows)
   add = lambda y: jax.ops.segment_sum(jnp.where(present, y, 0), segment, rows)
   count = add(jnp.ones(rows, jnp.int32))
@@ -94,7 +95,7 @@ def scale_by_group_std(
 def leave_one_out() -> optax.GradientTransformation:
   """A_i - mean of the others of its group; a row alone has zero.
 
-  RLOO (https://arxiv.org/abs/2402.14740, equation 8).
+  RLOO (https://arxiv.org/abs/2402.14740).
   """
 
   def update(t, _):

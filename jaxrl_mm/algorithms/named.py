@@ -149,7 +149,7 @@ def cispo(*, clip_high: Number = 4.0, eps: Number = 1e-4) -> Algorithm:
 
 
 def rloo(*, kl_weight: Number = 0.0) -> Algorithm:
-  """RLOO (https://arxiv.org/abs/2402.14740, equation 8): REINFORCE on whole
+  """RLOO (https://arxiv.org/abs/2402.14740): REINFORCE on whole
   rows, the baseline of each is the mean of its group's others.
 
   Args:

@@ -133,7 +133,7 @@ def selective_sample_buffer(
 def selective_sample_replay(
   batch_rows: int, *, priority_exponent: Number = 1.0, seed: int = 0
 ) -> optax.GradientTransformation:
-  """VL-Rethinker's replay (https://arxiv.org/abs/2504.08837, section 3.2).
+  """VL-Rethinker's replay (https://arxiv.org/abs/2504.08837).
 
   The same transform with that paper's numbers: it keeps half a batch of rows
   and has no age limit. Its code also draws from the current effective rows

@@ -100,9 +100,8 @@ def token_rewards(trajectories: Trajectories) -> Float[Array, "B T"]:
 
 def old_logp(trajectories: Trajectories) -> Float[Array, "B T"]:
   """Log-probs under the policy that drew the tokens, the trainer's if known."""
-  if trajectories.trainer_logp is None:
-    return trajectories.logp
-  return trajectories.trainer_logp
+  known = trajectories.trainer_logp
+  return jnp.asarray(trajectories.logp if known is None else known)
 
 
 class ShuffleState(NamedTuple):

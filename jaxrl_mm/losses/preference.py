@@ -53,7 +53,7 @@ def cdpo(
 ) -> Float[Array, " B"]:
   """(1 - e) DPO of the pair + e DPO of the pair swapped.
 
-  Conservative DPO (https://ericmitchell.ai/cdpo.pdf, equation 3).
+  Conservative DPO (https://ericmitchell.ai/cdpo.pdf).
 
   Args:
     policy_chosen, policy_rejected, reference_chosen, reference_rejected,
@@ -103,7 +103,7 @@ def bco(
 ) -> Float[Array, " B"]:
   """-log sigmoid(r_chosen - shift) - log sigmoid(-(r_rejected - shift)).
 
-  BCO (https://arxiv.org/abs/2404.04656, equation 5), r the implicit reward;
+  BCO (https://arxiv.org/abs/2404.04656), r the implicit reward;
   the quality part of MPO (https://arxiv.org/abs/2504.16656, equation 4).
 
   Args:
@@ -244,7 +244,7 @@ def kto(
 ) -> Float[Array, " B"]:
   """w (1 - sigmoid(+-(r - z))), per completion: pairs are not needed.
 
-  KTO (https://arxiv.org/abs/2402.01306, equation 8), r the implicit reward;
+  KTO (https://arxiv.org/abs/2402.01306), r the implicit reward;
   plus for desirable completions, minus for undesirable ones.
 
   Args:
@@ -270,7 +270,7 @@ def kto_reference_point(
 
   Args:
     policy, reference: [B] of completions set behind prompts they do not
-      belong to (https://arxiv.org/abs/2402.01306, section 4.1).
+      belong to (https://arxiv.org/abs/2402.01306).
     beta: as in `kto`.
   """
   reward = implicit_reward(policy, reference, beta=beta)

@@ -45,7 +45,7 @@ def cosine(
 
   Short right answers are worth more than long ones, and wrong ones less, so
   that hard questions are thought about longer
-  (https://arxiv.org/abs/2502.03373, section 4.2).
+  (https://arxiv.org/abs/2502.03373).
 
   Args:
     correct: [B] true where the answer is right.

@@ -16,7 +16,7 @@ def ngrams(
 ) -> np.ndarray:
   """most * (1 - distinct n-grams / n-grams), over lower-case words.
 
-  https://arxiv.org/abs/2502.03373, section 4.4; R1-Reward's code has it with
+  https://arxiv.org/abs/2502.03373; R1-Reward's code has it with
   these numbers.
 
   Args:
