@@ -19,6 +19,7 @@ is a few updates old and the clipped ratio still describes it.
 
 import dataclasses
 
+from jaxrl_mm.errors import InputError
 from jaxrl_mm.experiment import Experiment, MeshConfig, to_config
 from jaxrl_mm.models import config as models
 from jaxrl_mm.optimizer import OptimizerConfig
@@ -69,4 +70,6 @@ def get_config(variant: str = "r1v2"):
       longer, data=dataclasses.replace(demo.data, labelled=0)
     ),
   }
+  if variant not in variants:
+    raise InputError(f"no variant '{variant}'; there are {', '.join(variants)}")
   return to_config(variants[variant])

@@ -25,11 +25,14 @@ _WORKDIR = flags.DEFINE_string(
 def parse(argv: list[str]) -> list[str]:
   """Reads the command line; a mistake in it is one sentence."""
   try:
-    return flags.FLAGS(argv)
+    rest = flags.FLAGS(argv)
+    _CONFIG.value.to_dict()  # a file that could not be loaded says so here
+    return rest
   except (KeyError, AttributeError) as error:
     sys.exit(f"error: the config has no such value: {error.args[0]}")
-  except (OSError, ImportError, SyntaxError) as error:
-    sys.exit(f"error: the config file cannot be read: {error}")
+  except (OSError, ImportError, SyntaxError, InputError) as error:
+    reason = " ".join(str(error).split())
+    sys.exit(f"error: the config file cannot be read: {reason}")
 
 
 def main(argv: list[str]) -> None:

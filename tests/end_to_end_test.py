@@ -102,7 +102,7 @@ def test_the_folder_of_a_run(whole):
   assert {s["step"] for s in samples} == {1, 3, 5, 7}
   assert set(samples[0]["terms"]) == {"answer", "format"}
   assert "<IMG_CONTEXT>" in samples[0]["prompt"]
-  assert "held-out" in printed and str(folder) in printed
+  assert "Held-out" in printed and str(folder) in printed
 
 
 def test_nothing_compiles_after_the_first_steps(whole):
@@ -134,6 +134,8 @@ def test_eight_devices_give_the_same_losses(whole, tmp):
       )
 
 
+# Only the bits are compared, on the devices that wrote them.
+@pytest.mark.filterwarnings("ignore:Sharding info not provided")
 def test_killed_anywhere_it_ends_with_the_same_bits(whole, tmp):
   folder = tmp / "killed"
   path = folder / "policy" / "metrics.jsonl"

@@ -5,14 +5,20 @@ import pytest
 from jaxrl_mm import main
 
 
+# ml_collections loads config files by a deprecated function of importlib.
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 @pytest.mark.parametrize(
-  "flag, message",
+  "config, message",
   [
-    ("--config.sft.stepz=3", "error: the config has no such value: .*steps"),
-    ("--config=configs/nowhere.py", "error: the config file cannot be read"),
+    (
+      ("--config=configs/digits_r1v2.py", "--config.sft.stepz=3"),
+      "error: the config has no such value: .*steps",
+    ),
+    (("--config=configs/nowhere.py",), "error: the config file cannot be read"),
   ],
 )
-def test_a_wrong_flag_is_one_sentence(flag, message):
-  argv = ["main", "--workdir=x", "--config=configs/digits_r1v2.py", flag]
+def test_a_wrong_flag_is_one_sentence(config, message, monkeypatch):
+  argv = ["main", "--workdir=x", *config]
+  monkeypatch.setattr("sys.argv", argv)  # where ml_collections looks
   with pytest.raises(SystemExit, match=message):
     main.parse(argv)
