@@ -30,6 +30,9 @@ def parse(argv: list[str]) -> list[str]:
     return rest
   except (KeyError, AttributeError) as error:
     sys.exit(f"error: the config has no such value: {error.args[0]}")
+  except flags.Error as error:
+    # A config that raises has its whole traceback here; the end says why.
+    sys.exit(f"error: {str(error).strip().splitlines()[-1]}")
   except (OSError, ImportError, SyntaxError, InputError) as error:
     reason = " ".join(str(error).split())
     sys.exit(f"error: the config file cannot be read: {reason}")
