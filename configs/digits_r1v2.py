@@ -4,8 +4,8 @@
   python -m jaxrl_mm.main --config=configs/digits_r1v2.py --workdir=runs/demo
 
 The cold start learns from demonstrations of 50 labelled digits, to its
-plateau. Reinforcement learning then sees the other digits of the training
-split; only the reward knows their answers. README.md has the result, and that
+plateau or near it. Reinforcement learning then sees all digits of the training
+split; only the reward knows the answers. README.md has the result, and that
 of the controls, each `--config=configs/digits_r1v2.py:NAME`:
 
   longer_cold_start  the compute of the policy stage spent on more cold start

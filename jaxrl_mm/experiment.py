@@ -22,6 +22,7 @@ from jaxrl_mm.models import vlm
 from jaxrl_mm.models.config import ModelConfig
 from jaxrl_mm.models.param_axes import param_shardings
 from jaxrl_mm.models.vlm import Params
+from jaxrl_mm.optimizer import make_optimizer
 from jaxrl_mm.rewards import format as form
 from jaxrl_mm.rewards import math as maths
 from jaxrl_mm.rewards.compose import Term
@@ -145,7 +146,7 @@ def check(e: Experiment, shards: int) -> None:
         f"the rows of one shard, {e.sft.batch} sft.batch / {shards} shards",
         e.sft.batch // shards,
         "config.sft.micro_batch",
-        e.sft.micro_batch,
+        min(e.sft.micro_batch, e.sft.batch // shards),
       ),
     ]
   if "policy" in e.stages:
@@ -156,7 +157,7 @@ def check(e: Experiment, shards: int) -> None:
         shard_rows,
         p.rows // shards,
         "config.policy.micro_batch",
-        p.micro_batch,
+        min(p.micro_batch, p.rows // shards),
       ),
       ("config.policy.algorithm.capacity", capacity, cut, shards),
     ]
@@ -165,6 +166,16 @@ def check(e: Experiment, shards: int) -> None:
       raise InputError(
         f"{name} ({total}) must be a multiple of {divisor} ({part})"
       )
+  counts = {
+    "config.sft.steps": e.sft.steps,
+    "config.policy.steps": p.steps,
+    "config.policy.samples_every": p.samples_every,
+    "config.loop.save_every": e.loop.save_every,
+    "config.loop.max_bad_steps": e.loop.max_bad_steps,
+  }
+  for name, count in counts.items():
+    if count < 1:
+      raise InputError(f"{name} is {count}; it must be at least 1")
   for name in e.stages:
     if name not in ("sft", "policy"):
       raise InputError(f"config.stages has '{name}'; known are sft, policy")
@@ -220,12 +231,14 @@ def run(experiment: Experiment, workdir: Path) -> dict[str, Any]:
   setting = make_setting(e, mesh)
   held_out, demonstrations, prompts = open_sources(e)
   terms = {
-    name: Term(REWARDS[name], weight)
-    for name, weight in e.policy.weights.items()
+    n: Term(REWARDS[n], weight) for n, weight in e.policy.weights.items()
   }
+  graders = {name: Term(reward) for name, reward in REWARDS.items()}
   with jax.set_mesh(mesh):
-    evaluate = make_evaluator(setting, e.evaluation, held_out, terms)
+    evaluate = make_evaluator(setting, e.evaluation, held_out, graders)
     params = init_params(e, mesh)
+    for config in (getattr(e, name) for name in e.stages):
+      make_optimizer(config.optimizer, config.steps, params)  # or its mistake
     summary = read_summary(workdir)
     for name in unfinished(e.stages, workdir):
       folder = workdir / name

@@ -60,8 +60,9 @@ class MetricsWriter:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("metrics.jsonl", "samples.jsonl"):
       keep_until(folder / name, start)
-    if start:  # the clock of an interrupted run goes on
-      self._began -= read_lines(folder / "metrics.jsonl")[-1]["seconds"]
+    # The clock of an interrupted run goes on.
+    for line in read_lines(folder / "metrics.jsonl")[-1:]:
+      self._began -= line["seconds"]
     self._file = (folder / "metrics.jsonl").open("a")
     self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
     self._bar = Progress(
@@ -86,18 +87,20 @@ class MetricsWriter:
       self._events.close()
       self._file.close()
 
-  def write(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float]:
+  def write(
+    self, step: int, metrics: Mapping[str, Any], clock: float
+  ) -> dict[str, float]:
     """Writes one line and returns the metrics as plain floats.
 
-    Waits for the device, so the loop calls it one step late. `tokens` of a
-    step give `tokens_per_second` over the time since the line before.
+    Waits for the device, so the loop calls it one step late. `clock` is
+    `time.perf_counter()` when the step returned; the `tokens` of a step give
+    `tokens_per_second` over the time since the step before.
     """
     scalars = {k: float(v) for k, v in jax.device_get(metrics).items()}
-    now = time.perf_counter()
-    scalars["tokens_per_second"] = scalars["tokens"] / (now - self._last)
-    self._last = now
+    scalars["tokens_per_second"] = scalars["tokens"] / (clock - self._last)
+    self._last = clock
     if self._active:
-      line = {"step": step, "seconds": round(now - self._began, 3)} | scalars
+      line = {"step": step, "seconds": round(clock - self._began, 3)} | scalars
       self._file.write(json.dumps(line) + "\n")
       self._file.flush()
       for name, value in scalars.items():
@@ -139,7 +142,9 @@ def append_lines(path: Path, objects: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-  """All objects of a JSON-lines file."""
+  """All objects of a JSON-lines file; none where there is no file."""
+  if not path.exists():
+    return []
   return [json.loads(line) for line in path.read_text().splitlines()]
 
 

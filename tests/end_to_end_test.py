@@ -83,7 +83,13 @@ def _final(folder):
     folder / "policy" / "checkpoints" / "8" / "state"
   )
   leaves = jax.tree.flatten_with_path(state)[0]
-  return {jax.tree_util.keystr(k): np.asarray(x).tobytes() for k, x in leaves}
+  return {jax.tree_util.keystr(k): _bits(x) for k, x in leaves}
+
+
+def _bits(x):
+  if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+    x = jax.random.key_data(x)
+  return np.asarray(x).tobytes()
 
 
 def test_the_folder_of_a_run(whole):

@@ -35,7 +35,17 @@ def load(folder: str) -> Tokenizer:
       f"the tokenizer folder {folder} does not exist; download the model's "
       "folder first and name it in config.data.tokenizer"
     )
-  return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+  try:
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+  except (OSError, ValueError) as error:
+    raise InputError(
+      f"the folder {folder} holds no tokenizer that can be read: "
+      f"{str(error).splitlines()[0]}"
+    ) from error
+  for name in ("pad_token", "eos_token", "chat_template"):
+    if getattr(tokenizer, name, None) is None:
+      raise InputError(f"the tokenizer in {folder} has no {name}; set one")
+  return tokenizer
 
 
 def build(texts: Iterable[str]) -> Tokenizer:

@@ -49,20 +49,30 @@ def make_evaluator(
       samples_per_prompt=1,
       max_tokens=setting.layout.completion_tokens,
       end_token=setting.tokenizer.eos_token_id,
+      pad_token=setting.tokenizer.pad_token_id,
       image_token=setting.image_token,
       temperature=0.0,
-    )
+    ),
+    out_shardings=sharding.rows(setting.mesh),
   )
   encode = partial(
     loader.encode_prompt, tokenizer=setting.tokenizer, layout=setting.layout
   )
 
+  def read(start: int) -> loader.Batch:
+    numbers = range(start, start + config.batch)
+    mine = numbers[jax.process_index() :: jax.process_count()]
+    examples = ((i, source[i]) for i in mine)
+    return loader.stack(
+      [(encode(example, i), example) for i, example in examples]
+    )
+
+  # Read here, so that a bad picture stops the run before it trains.
+  batches = [read(start) for start in range(0, config.size, config.batch)]
+
   def evaluate(params: Params) -> dict[str, float]:
     totals = {name: 0.0 for name in terms}
-    for start in range(0, config.size, config.batch):
-      numbers = range(start, start + config.batch)
-      mine = numbers[jax.process_index() :: jax.process_count()]
-      batch = loader.stack([(encode(source[i], i), source[i]) for i in mine])
+    for batch in batches:
       prompts = sharding.to_device(batch.arrays, setting.mesh)
       tokens = answer(params, prompts, jax.random.key(0)).tokens
       scores = grade(terms, setting.tokenizer, sharding.to_host(tokens), batch)

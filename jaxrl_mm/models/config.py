@@ -52,7 +52,8 @@ class ModelConfig:
   Attributes:
     shuffle: a shuffle x shuffle square of patches becomes one image token.
     dtype: of activations; norms, softmax and log-probs are float32 anyway.
-    param_dtype: of weights.
+    param_dtype: of weights; in bfloat16 most updates of a small learning rate
+      round to nothing.
     remat: what the backward pass may keep of each layer, a name of
       `jax.checkpoint_policies`; "everything_saveable" recomputes nothing.
   """
@@ -61,7 +62,7 @@ class ModelConfig:
   decoder: DecoderConfig
   shuffle: int = 2
   dtype: str = "bfloat16"
-  param_dtype: str = "bfloat16"
+  param_dtype: str = "float32"
   remat: str = "nothing_saveable"
 
   def __post_init__(self):
@@ -105,7 +106,6 @@ def digits(vocab: int = 64) -> ModelConfig:
       rope_theta=1e4,
     ),
     dtype="float32",
-    param_dtype="float32",
   )
 
 

@@ -31,6 +31,7 @@ def generate(
   samples_per_prompt: int,
   max_tokens: int,
   end_token: int,
+  pad_token: int,
   image_token: int,
   temperature: float = 1.0,
   top_k: int = 0,
@@ -44,11 +45,12 @@ def generate(
 
   Args:
     config, params: the model.
-    prompts: [P, S] left-padded.
+    prompts: [P, S] left-padded; `images` None where there are no pictures.
     key: of this call.
     samples_per_prompt: G.
     max_tokens: T, columns of the result.
     end_token: ends a row; it is drawn, scored and kept in the mask.
+    pad_token: fills the columns behind it.
     image_token: id of the image placeholder.
     temperature, top_k, top_p: see `samplers.draw`.
 
@@ -77,11 +79,11 @@ def generate(
       keys, logits, temperature=temperature, top_k=top_k, top_p=top_p
     )
     alive = ~state.done
-    write = lambda x, y: x.at[:, step].set(jnp.where(alive, y, 0))
+    write = lambda x, y, pad: x.at[:, step].set(jnp.where(alive, y, pad))
     drawn = Completions(
-      tokens=write(state.drawn.tokens, token),
+      tokens=write(state.drawn.tokens, token, pad_token),
       mask=state.drawn.mask.at[:, step].set(alive),
-      logp=write(state.drawn.logp, logp),
+      logp=write(state.drawn.logp, logp, 0),
     )
     x = vlm.embed(config, params, token[:, None], None, image_token)
     mask = CacheMask(
@@ -99,7 +101,7 @@ def generate(
     return _State(step + 1, x[:, 0], cache, done, drawn)
 
   drawn = Completions(
-    jnp.zeros((rows, max_tokens), jnp.int32),
+    jnp.full((rows, max_tokens), pad_token, jnp.int32),
     jnp.zeros((rows, max_tokens), bool),
     jnp.zeros((rows, max_tokens), jnp.float32),
   )
@@ -113,7 +115,9 @@ def _prefill(
   config, params, prompts, samples_per_prompt, max_tokens, image_token
 ):
   """Last hidden state of each prompt, repeated, and the filled cache."""
-  features = vlm.encode_images(config, params, prompts.images)
+  features = None
+  if prompts.images is not None:
+    features = vlm.encode_images(config, params, prompts.images)
   x = vlm.embed(config, params, prompts.tokens, features, image_token)
   x = constrain(x, "batch", None, None)
   x, (k, v) = vlm.run_decoder(

@@ -1,6 +1,7 @@
 """The loop every stage runs in: restore, step, write, save."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -146,7 +147,7 @@ def run_stage(
         # Written one step late: the device works on this one meanwhile.
         if pending:
           _check(folder, writer.write(*pending), pending[0], loop)
-        pending = number, metrics
+        pending = number, metrics, time.perf_counter()
         if number % loop.save_every == 0 or number == steps:
           _check(folder, writer.write(*pending), number, loop)
           pending = None

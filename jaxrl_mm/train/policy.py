@@ -52,8 +52,8 @@ class PolicyConfig:
     steps: updates, one for each batch of rollouts.
     prompts_per_step: P.
     samples_per_prompt: G.
-    micro_batch: rows a device sees at once; a multiple of G, so that the
-      vision tower sees a group's picture once.
+    micro_batch: rows a device sees at once, at most; best a multiple of G, so
+      that the vision tower sees a group's picture once.
     temperature, top_k, top_p: of the sampler.
     algorithm: `name` and the arguments of that function in `algorithms`.
     weights: of the reward terms.
@@ -88,7 +88,7 @@ class PolicyConfig:
 def make_algorithm(config: PolicyConfig, seed: int) -> Algorithm:
   """The algorithm the config names."""
   settings = dict(config.algorithm)
-  name = settings.pop("name")
+  name = settings.pop("name", None)
   if name not in NAMED:
     raise InputError(
       f"config.policy.algorithm.name is '{name}'; known are "
@@ -96,7 +96,7 @@ def make_algorithm(config: PolicyConfig, seed: int) -> Algorithm:
     )
   try:
     algorithm = NAMED[name](**settings)
-  except TypeError as error:
+  except (TypeError, ValueError) as error:
     raise InputError(f"config.policy.algorithm: {error}") from error
   if config.shuffle_rewards:
     shuffled = optax.chain(
@@ -137,11 +137,13 @@ def run(
       samples_per_prompt=config.samples_per_prompt,
       max_tokens=setting.layout.completion_tokens,
       end_token=setting.tokenizer.eos_token_id,
+      pad_token=setting.tokenizer.pad_token_id,
       image_token=setting.image_token,
       temperature=config.temperature,
       top_k=config.top_k,
       top_p=config.top_p,
-    )
+    ),
+    out_shardings=sharding.rows(mesh),
   )
   shapes = _trajectory_shapes(setting, config, terms)
   state, layout = init_state(

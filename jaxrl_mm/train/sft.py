@@ -23,7 +23,7 @@ class SftConfig:
   Attributes:
     steps: updates.
     batch: demonstrations an update.
-    micro_batch: rows a device sees at once.
+    micro_batch: rows a device sees at once, at most.
     optimizer: see `OptimizerConfig`.
   """
 

@@ -27,7 +27,7 @@ def accumulate_gradients(
     loss_fn: see `LossFn`.
     params: the weights.
     batch: a pytree whose leaves all have the leading axis B.
-    micro_batch: rows a device sees at once.
+    micro_batch: rows a device sees at once, at most.
 
   Returns:
     The same as for the whole batch at once, to rounding, in float32.
@@ -61,14 +61,15 @@ def split_rows(batch: Any, micro_batch: int) -> Any:
   shards = sharding.batch_shards()
 
   def split(x):
-    if x.shape[0] % (shards * micro_batch):
+    size = min(micro_batch, x.shape[0] // shards)
+    if x.shape[0] % (shards * size):
       raise ValueError(
-        f"{x.shape[0]} rows are no multiple of {shards} shards * {micro_batch} "
-        "rows of a micro-batch"
+        f"{x.shape[0]} rows are no multiple of {shards} shards * {size} rows "
+        "of a micro-batch"
       )
-    parts = x.shape[0] // (shards * micro_batch)
-    x = x.reshape(shards, parts, micro_batch, *x.shape[1:])
-    x = x.swapaxes(0, 1).reshape(parts, shards * micro_batch, *x.shape[3:])
+    parts = x.shape[0] // (shards * size)
+    x = x.reshape(shards, parts, size, *x.shape[1:])
+    x = x.swapaxes(0, 1).reshape(parts, shards * size, *x.shape[3:])
     return sharding.constrain(x, None, "batch", *[None] * (x.ndim - 2))
 
   return jax.tree.map(split, batch)
@@ -115,7 +116,7 @@ def make_train_step(
   Args:
     loss_fn: see `LossFn`.
     optimizer: optax.
-    micro_batch: rows a device sees at once.
+    micro_batch: rows a device sees at once, at most.
     shardings: of the state; pinned on the way out, or gradients and weights
       would lose their fsdp axis. None leaves it to the compiler.
   """
