@@ -192,6 +192,10 @@ def claim_folder(workdir: Path, experiment: Experiment) -> None:
   Raises:
     InputError: the folder is another run's, or cannot be written.
   """
+  if ":/" in str(workdir):
+    raise InputError(
+      f"--workdir={workdir} is no folder; mount the bucket and name its folder"
+    )
   text = json.dumps(dataclasses.asdict(experiment), indent=2)
   path = workdir / "config.json"
   try:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import runpy
+from pathlib import Path
 
 import pytest
 
@@ -9,9 +11,11 @@ from jaxrl_mm import experiment, sharding
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.experiment import Experiment
 from jaxrl_mm.models import config as models
+from jaxrl_mm.train.loop import LoopConfig
 from jaxrl_mm.train.policy import PolicyConfig
 from jaxrl_mm.train.sft import SftConfig
 
+ROOT = Path(__file__).parent.parent
 DEMO = Experiment(
   model=models.digits(),
   policy=PolicyConfig(algorithm={"name": "r1v2", "capacity": 512}),
@@ -68,9 +72,25 @@ def test_what_does_not_fit_fails_at_once(change, message):
     experiment.check(dataclasses.replace(DEMO, **change), 2)
 
 
-def test_the_demo_fits_on_one_two_and_eight_shards():
-  for shards in (1, 2, 8):
-    experiment.check(dataclasses.replace(DEMO), shards)
+@pytest.mark.parametrize("variant", ["r1v2", "all_labels"])
+def test_the_demo_fits_unchanged_on_one_to_sixteen_shards(variant):
+  module = runpy.run_path(str(ROOT / "configs" / "digits_r1v2.py"))
+  demo = experiment.from_config(module["get_config"](variant))
+  for shards in (1, 2, 4, 8, 16):
+    experiment.check(demo, shards)
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"sft": SftConfig(steps=0)},
+    {"policy": PolicyConfig(samples_every=0)},
+    {"loop": LoopConfig(save_every=0)},
+  ],
+)
+def test_nothing_is_counted_by_zero(change):
+  with pytest.raises(InputError, match="is 0; it must be at least 1"):
+    experiment.check(dataclasses.replace(DEMO, **change), 1)
 
 
 def test_a_folder_belongs_to_one_config(tmp_path):
@@ -103,3 +123,8 @@ def test_a_small_vocabulary_is_refused():
   small = dataclasses.replace(DEMO, model=models.digits(vocab=8))
   with pytest.raises(InputError, match="vocab is 8"):
     experiment.make_setting(small, sharding.make_mesh())
+
+
+def test_a_bucket_is_no_folder():
+  with pytest.raises(InputError, match="mount the bucket"):
+    experiment.claim_folder(Path("gs://bucket/run"), DEMO)

@@ -1,5 +1,7 @@
 """Mistakes on the command line, without starting a program."""
 
+from pathlib import Path
+
 import pytest
 
 from jaxrl_mm import main
@@ -18,6 +20,7 @@ from jaxrl_mm import main
   ],
 )
 def test_a_wrong_flag_is_one_sentence(config, message, monkeypatch):
+  monkeypatch.chdir(Path(__file__).parent.parent)
   argv = ["main", "--workdir=x", *config]
   monkeypatch.setattr("sys.argv", argv)  # where ml_collections looks
   with pytest.raises(SystemExit, match=message):

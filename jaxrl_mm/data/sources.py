@@ -2,7 +2,6 @@
 that a file already holds."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -193,11 +192,6 @@ class JsonLines:
       answer=str(record["answer"]),
       demonstration=str(record.get("demonstration") or ""),
     )
-
-
-def take(source: Source, count: int) -> Sequence[Example]:
-  """The first `count` examples."""
-  return [source[i] for i in range(min(count, len(source)))]
 
 
 def check_demonstrations(source: Source) -> None:
