@@ -391,6 +391,6 @@ def show(summary: dict[str, Any], workdir: Path) -> None:
       "effective: share of rows that teach something, and what it would be "
       "without the buffer.\n"
       f"The run is in {workdir}: summary.json has this table, <stage>/metrics."
-      "jsonl every step,\npolicy/samples.jsonl what the model wrote. Curves, where "
-      f"TensorBoard is installed: tensorboard --logdir {workdir}"
+      "jsonl every step,\npolicy/samples.jsonl what the model wrote. Curves, "
+      f"where TensorBoard is installed: tensorboard --logdir {workdir}"
     )
