@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import statistics
+import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ import ml_collections
 from jaxrl_mm import checkpoint, metrics, sharding
 from jaxrl_mm.data import sources
 from jaxrl_mm.data import tokenizer as tok
+from jaxrl_mm.data.images import Tiles
 from jaxrl_mm.data.loader import Layout
 from jaxrl_mm.data.sources import Source
 from jaxrl_mm.errors import InputError
@@ -102,16 +104,23 @@ def from_config(config: ml_collections.ConfigDict) -> Experiment:
 
 
 def _build(kind: Any, values: Any, where: str) -> Any:
+  if isinstance(kind, types.UnionType):
+    # Of several dataclasses, the one that has all these names.
+    kinds = [k for k in kind.__args__ if dataclasses.is_dataclass(k)]
+    fits = lambda k: (
+      set(values or ()) <= {f.name for f in dataclasses.fields(k)}
+    )
+    kind = next(filter(fits, kinds), kinds[0]) if values is not None else None
   if not dataclasses.is_dataclass(kind):
     return tuple(values) if isinstance(values, list) else values
-  types = typing.get_type_hints(kind)
-  unknown = set(values) - set(types)
+  hints = typing.get_type_hints(kind)
+  unknown = set(values) - set(hints)
   if unknown:
     raise InputError(
-      f"{where} has no '{sorted(unknown)[0]}'; it has {', '.join(types)}"
+      f"{where} has no '{sorted(unknown)[0]}'; it has {', '.join(hints)}"
     )
   return kind(
-    **{k: _build(types[k], v, f"{where}.{k}") for k, v in values.items()}
+    **{k: _build(hints[k], v, f"{where}.{k}") for k, v in values.items()}
   )
 
 
@@ -277,9 +286,11 @@ def make_setting(e: Experiment, mesh: jax.sharding.Mesh) -> Setting:
     layout=Layout(
       prompt_tokens=e.data.prompt_tokens,
       completion_tokens=e.data.completion_tokens,
-      max_tiles=e.data.max_tiles,
-      image_size=e.model.vision.image_size,
-      tokens_per_tile=e.model.tokens_per_tile,
+      pictures=Tiles(
+        max_tiles=e.data.max_tiles,
+        image_size=e.model.vision.image_size,
+        tokens=(e.model.vision.side // e.model.shuffle) ** 2,
+      ),
     ),
     mesh=mesh,
     loop=e.loop,

@@ -15,6 +15,30 @@ Metrics = dict[str, Array]
 Number = float | int
 
 
+class Patches(NamedTuple):
+  """Pictures of any size as windows of patches, for Qwen2.5-VL towers.
+
+  W windows a row, each a square of K patches, the m patches that merge into
+  one image token side by side. Windows at the edge of a picture and unused
+  windows hold patches that are not there.
+
+  Attributes:
+    pixels: [B, W, K, frames, height, width, channels] of each patch; one frame
+      where there are only still pictures (shown to the tower twice).
+    place: [B, W, K, 2] row and column of a patch in its picture, -1 where
+      there is no patch.
+    frame: [B, W] windows with the same number show the same picture at the
+      same time.
+    order: [B, M] which merged patch (window by window) is the i-th image
+      token of the row.
+  """
+
+  pixels: UInt8[Array, "*B W K frames height width channels"]
+  place: Int[Array, "*B W K 2"]
+  frame: Int[Array, "*B W"]
+  order: Int[Array, "*B M"]
+
+
 class Prompts(NamedTuple):
   """Prompts, left-padded so that generation starts at one column for all.
 
@@ -23,13 +47,17 @@ class Prompts(NamedTuple):
     mask: [B, S] true on real tokens.
     images: [B, N, height, width, channels] tiles in the order of their
       placeholders; unused tiles are zero and no placeholder points at them.
+      Or the `Patches` of the pictures. None where the model sees no pictures.
     group: [B] rows with the same number hold the same prompt.
+    positions: [B, S, 3] rotary positions along time, height and width, for
+      models that place image tokens in their plane; None counts the tokens.
   """
 
   tokens: Int[Array, "B S"]
   mask: Bool[Array, "B S"]
-  images: UInt8[Array, "B N height width channels"] | None
+  images: UInt8[Array, "B N height width channels"] | Patches | None
   group: Int[Array, " B"]
+  positions: Int[Array, "B S 3"] | None = None
 
 
 class Demonstrations(NamedTuple):

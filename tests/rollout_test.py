@@ -7,6 +7,7 @@ import numpy as np
 from jaxrl_mm import rollout, sharding
 from jaxrl_mm.data import loader, sources
 from jaxrl_mm.data import tokenizer as tok
+from jaxrl_mm.data.images import Tiles
 from jaxrl_mm.rewards import format as form
 from jaxrl_mm.rewards import math as maths
 from jaxrl_mm.rewards.compose import Term
@@ -17,7 +18,7 @@ TERMS = {"answer": Term(maths.exact, 1.0), "format": Term(form.r1, 0.5)}
 
 def _batch(count):
   tokenizer = tok.build(sources.digits_texts())
-  layout = loader.Layout(28, 14, 3, 8, 1)
+  layout = loader.Layout(28, 14, Tiles(max_tiles=3, image_size=8, tokens=1))
   source = sources.Digits("train", size=100, seed=0)
   rows = [
     (loader.encode_prompt(source[i], i, tokenizer, layout), source[i])

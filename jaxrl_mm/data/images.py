@@ -1,7 +1,64 @@
 """Pictures to square tiles, as InternVL and Skywork R1V cut them."""
 
+import dataclasses
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image
+
+from jaxrl_mm.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+  """Pictures as square tiles, for InternVL towers.
+
+  Attributes:
+    max_tiles: tiles of one picture, its thumbnail not counted.
+    image_size: side of a tile in pixels.
+    tokens: image tokens one tile becomes.
+    max_pictures: pictures of one prompt.
+  """
+
+  max_tiles: int
+  image_size: int
+  tokens: int
+  max_pictures: int = 1
+
+  @property
+  def room(self) -> int:
+    """N: room for all tiles and thumbnails of a prompt."""
+    return self.max_pictures * (self.max_tiles + (self.max_tiles > 1))
+
+
+def encode(
+  pictures: Sequence[np.ndarray], layout: Tiles | None, *, name: str
+) -> tuple[np.ndarray | None, list[int]]:
+  """One row of `Prompts.images`, and how many tokens each picture becomes.
+
+  Args:
+    pictures: uint8 [height, width, 3] each.
+    layout: what becomes of them; None for a model that sees none.
+    name: of the sample, for messages.
+  """
+  limit = 0 if layout is None else layout.max_pictures
+  if len(pictures) > limit:
+    raise InputError(
+      f"sample {name} has {len(pictures)} pictures and there is room for "
+      f"{limit}; raise config.data.max_pictures"
+    )
+  if layout is None:
+    return None, []
+  size = layout.image_size
+  cut = [
+    tile(picture, image_size=size, max_tiles=layout.max_tiles)
+    for picture in pictures
+  ]
+  pixels = np.zeros((layout.room, size, size, 3), np.uint8)
+  if cut:
+    tiles = np.concatenate(cut)
+    pixels[: len(tiles)] = tiles
+  return pixels, [len(tiles) * layout.tokens for tiles in cut]
 
 
 def grid(

@@ -22,21 +22,12 @@ class Layout:
   Attributes:
     prompt_tokens: S; a longer prompt is an error, never cut.
     completion_tokens: T.
-    max_tiles: tiles of one picture, its thumbnail not counted.
-    image_size: side of a tile in pixels.
-    tokens_per_tile: image tokens one tile becomes.
+    pictures: what becomes of pictures; None where the model sees none.
   """
 
   prompt_tokens: int
   completion_tokens: int
-  max_tiles: int
-  image_size: int
-  tokens_per_tile: int
-
-  @property
-  def tiles(self) -> int:
-    """N: room for all tiles and the thumbnail."""
-    return self.max_tiles + (self.max_tiles > 1)
+  pictures: images.Tiles | None
 
 
 class Batch(NamedTuple):
@@ -50,14 +41,11 @@ def encode_prompt(
   example: Example, number: int, tokenizer: Tokenizer, layout: Layout
 ) -> Prompts:
   """One row of `Prompts`, as numpy, without the batch axis."""
-  tiles = images.tile(
-    example.picture, image_size=layout.image_size, max_tiles=layout.max_tiles
+  pixels, image_tokens = images.encode(
+    example.pictures, layout.pictures, name=example.name
   )
   ids = templates.prompt_ids(
-    tokenizer,
-    example.question,
-    [len(tiles) * layout.tokens_per_tile],
-    name=example.name,
+    tokenizer, example.question, image_tokens, name=example.name
   )
   room = layout.prompt_tokens - len(ids)
   if room < 0:
@@ -66,9 +54,6 @@ def encode_prompt(
       f"config.data.prompt_tokens is {layout.prompt_tokens}; raise it or lower "
       "config.data.max_tiles"
     )
-  size = layout.image_size
-  pixels = np.zeros((layout.tiles, size, size, 3), np.uint8)
-  pixels[: len(tiles)] = tiles
   return Prompts(
     tokens=np.array([tokenizer.pad_token_id] * room + ids, np.int32),
     mask=np.arange(layout.prompt_tokens) >= room,
@@ -108,6 +93,8 @@ def stack(rows: Sequence[tuple[Prompts | Demonstrations, Example]]) -> Batch:
 
 def _stack(rows):
   first = rows[0]
+  if first is None:
+    return None
   if isinstance(first, tuple):
     return type(first)(*(_stack(column) for column in zip(*rows)))
   return np.stack(rows)

@@ -13,18 +13,19 @@ from jaxrl_mm.errors import InputError
 
 
 class Example(NamedTuple):
-  """A question about a picture.
+  """A question about pictures.
 
   Attributes:
     name: says which one it is, in messages and samples.
-    picture: uint8 [height, width, 3].
+    pictures: uint8, [height, width, 3] each, or [frames, height, width, 3] of
+      a video.
     question: the user's text.
     answer: the truth the graders compare with.
     demonstration: a completion to imitate, empty where there is none.
   """
 
   name: str
-  picture: np.ndarray
+  pictures: tuple[np.ndarray, ...]
   question: str
   answer: str
   demonstration: str = ""
@@ -94,7 +95,7 @@ class Digits:
     question, thought, answer = _ask(kind, digits, rng)
     return Example(
       name=f"digits/{self._split}/{index}",
-      picture=np.repeat(grey[:, :, None], 3, axis=2),
+      pictures=(np.repeat(grey[:, :, None], 3, axis=2),),
       question=question,
       answer=answer,
       demonstration=f"<think>{thought}</think><answer>{answer}</answer>",
@@ -187,7 +188,7 @@ class JsonLines:
       ) from error
     return Example(
       name=where,
-      picture=picture,
+      pictures=(picture,),
       question=str(record["question"]),
       answer=str(record["answer"]),
       demonstration=str(record.get("demonstration") or ""),

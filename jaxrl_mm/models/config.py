@@ -7,7 +7,14 @@ from jaxrl_mm.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
-  """InternViT: a plain vision transformer over square tiles."""
+  """InternViT: a plain vision transformer over square tiles.
+
+  Attributes:
+    norm: "rms" (the 6B tower) or "layer" (the 300M tower).
+    qk_norm: queries and keys are normed over all heads at once.
+    qkv_bias: queries, keys and values have biases.
+    layer_scale: initial value of the scales of both branches.
+  """
 
   layers: int
   width: int
@@ -18,6 +25,9 @@ class VisionConfig:
   channels: int = 3
   norm_eps: float = 1e-6
   layer_scale: float = 0.1
+  norm: str = "rms"
+  qk_norm: bool = True
+  qkv_bias: bool = False
 
   @property
   def side(self) -> int:
@@ -30,8 +40,43 @@ class VisionConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class QwenVisionConfig:
+  """The Qwen2.5-VL tower: pictures of any size, windows of patches.
+
+  Attributes:
+    window: patches along one side of a window.
+    full_layers: layers whose patches attend to their whole picture; in the
+      others they attend to their window.
+    frames: consecutive frames of a video that form one patch.
+  """
+
+  layers: int
+  width: int
+  heads: int
+  mlp: int
+  full_layers: tuple[int, ...]
+  patch_size: int = 14
+  window: int = 8
+  frames: int = 2
+  channels: int = 3
+  norm_eps: float = 1e-6
+
+  @property
+  def head_dim(self) -> int:
+    return self.width // self.heads
+
+
+@dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-  """Qwen2: grouped-query attention with biased q, k, v, rotary, SwiGLU."""
+  """Qwen2, Qwen3, Llama: grouped-query attention, rotary, SwiGLU.
+
+  Attributes:
+    tied: input embeddings serve as output embeddings.
+    qkv_bias: queries, keys and values have biases (Qwen2).
+    qk_norm: queries and keys are normed head by head (Qwen3).
+    rope_sections: rotary frequencies of time, height and width (Qwen2.5-VL);
+      empty where positions have one axis.
+  """
 
   layers: int
   width: int
@@ -43,6 +88,9 @@ class DecoderConfig:
   tied: bool = False
   rope_theta: float = 1e6
   norm_eps: float = 1e-6
+  qkv_bias: bool = True
+  qk_norm: bool = False
+  rope_sections: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +98,9 @@ class ModelConfig:
   """A vision tower, an MLP projector and a decoder.
 
   Attributes:
+    vision: None for a model of text alone.
     shuffle: a shuffle x shuffle square of patches becomes one image token.
+    value_head: whether the model has a linear head that scores an answer.
     dtype: of activations; norms, softmax and log-probs are float32 anyway.
     param_dtype: of weights; in bfloat16 most updates of a small learning rate
       round to nothing.
@@ -58,29 +108,31 @@ class ModelConfig:
       `jax.checkpoint_policies`; "everything_saveable" recomputes nothing.
   """
 
-  vision: VisionConfig
+  vision: VisionConfig | QwenVisionConfig | None
   decoder: DecoderConfig
   shuffle: int = 2
+  value_head: bool = False
   dtype: str = "bfloat16"
   param_dtype: str = "float32"
   remat: str = "nothing_saveable"
 
   def __post_init__(self):
-    for name, total, part in (
-      ("vision.image_size", self.vision.image_size, self.vision.patch_size),
-      ("vision.width", self.vision.width, self.vision.heads),
-      ("patches along a tile", self.vision.side, self.shuffle),
-      ("decoder.heads", self.decoder.heads, self.decoder.kv_heads),
-    ):
+    d, v = self.decoder, self.vision
+    rules = [("decoder.heads", d.heads, d.kv_heads)]
+    if v is not None:
+      rules += [("vision.width", v.width, v.heads)]
+    if isinstance(v, VisionConfig):
+      rules += [
+        ("vision.image_size", v.image_size, v.patch_size),
+        ("patches along a tile", v.side, self.shuffle),
+      ]
+    if isinstance(v, QwenVisionConfig):
+      rules += [("vision.window", v.window, self.shuffle)]
+    for name, total, part in rules:
       if total % part:
         raise InputError(
           f"config.model: {name} = {total} is not a multiple of {part}"
         )
-
-  @property
-  def tokens_per_tile(self) -> int:
-    """Image tokens one tile becomes."""
-    return (self.vision.side // self.shuffle) ** 2
 
 
 def digits(vocab: int = 64) -> ModelConfig:

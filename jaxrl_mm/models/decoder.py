@@ -1,4 +1,4 @@
-"""The Qwen2 decoder (https://arxiv.org/abs/2412.15115)."""
+"""The decoder of Qwen2 (https://arxiv.org/abs/2412.15115), Qwen3 and Llama."""
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,12 @@ from jaxrl_mm.models.layers import Einsum, RMSNorm
 from jaxrl_mm.sharding import constrain
 
 Mask = Bool[Array, "B T T"] | CacheMask
+Positions = Int[Array, "B T"] | Int[Array, "B T 3"]
 KV = tuple[Float[Array, "*L B T K E"], Float[Array, "*L B T K E"]]
 
 
 class Attention(nn.Module):
-  """Grouped-query attention; q, k, v have biases, the output has none."""
+  """Grouped-query attention; the output has no bias."""
 
   config: DecoderConfig
   param_dtype: str
@@ -25,7 +26,7 @@ class Attention(nn.Module):
   def __call__(
     self,
     x: Float[Array, "B T D"],
-    positions: Int[Array, "B T"],
+    positions: Positions,
     mask: Mask,
     cache: Cache | None,
   ) -> tuple[Float[Array, "B T D"], KV]:
@@ -33,15 +34,20 @@ class Attention(nn.Module):
     project = lambda name, heads: Einsum(
       "btd,dhe->bthe",
       (c.width, heads, c.head_dim),
-      (heads, c.head_dim),
+      (heads, c.head_dim) if c.qkv_bias else (),
       dtype,
       name=name,
     )(x)
     q = project("q", c.heads)
     k = project("k", c.kv_heads)
     v = project("v", c.kv_heads)
-    q = rope.rotate(q, positions, theta=c.rope_theta)
-    k = rope.rotate(k, positions, theta=c.rope_theta)
+    if c.qk_norm:
+      q = RMSNorm(c.norm_eps, dtype, name="q_norm")(q)
+      k = RMSNorm(c.norm_eps, dtype, name="k_norm")(k)
+    turn = lambda y: rope.rotate(
+      y, positions, theta=c.rope_theta, sections=c.rope_sections
+    )
+    q, k = turn(q), turn(k)
     if cache is None:
       out = attention.full(q, k, v, mask)
     else:
@@ -61,7 +67,7 @@ class Block(nn.Module):
   def __call__(
     self,
     x: Float[Array, "B T D"],
-    positions: Int[Array, "B T"],
+    positions: Positions,
     mask: Mask,
     cache: Cache | None,
   ) -> tuple[Float[Array, "B T D"], KV]:
@@ -89,7 +95,7 @@ class Decoder(nn.Module):
   def __call__(
     self,
     x: Float[Array, "B T D"],
-    positions: Int[Array, "B T"],
+    positions: Positions,
     mask: Mask,
     cache: Cache | None = None,
   ) -> tuple[Float[Array, "B T D"], KV]:
@@ -97,7 +103,7 @@ class Decoder(nn.Module):
 
     Args:
       x: token embeddings, image features already in place.
-      positions: rotary positions.
+      positions: rotary positions, of one axis or three.
       mask: [B, T, T] without a cache, else what of the cache may be seen.
       cache: prompt and past of the rows (then T is 1), or None.
 

@@ -11,36 +11,38 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from jaxrl_mm import masked, sharding
 from jaxrl_mm.models.attention import Cache, CacheMask
-from jaxrl_mm.models.config import ModelConfig
-from jaxrl_mm.models.decoder import KV, Decoder, Embedder
+from jaxrl_mm.models.config import ModelConfig, VisionConfig
+from jaxrl_mm.models.decoder import KV, Decoder, Embedder, Positions
 from jaxrl_mm.models.internvit import InternViT, Projector
-from jaxrl_mm.structs import Prompts
+from jaxrl_mm.structs import Patches, Prompts
 
 Params = dict
+Images = UInt8[Array, "B N height width channels"] | Patches
 
 
 def init(config: ModelConfig, key: PRNGKeyArray) -> Params:
   """Random weights. Under `jax.eval_shape` it costs nothing at any size."""
   keys = jax.random.split(key, 4)
-  v, d = config.vision, config.decoder
-  images = jnp.zeros((1, v.image_size, v.image_size, v.channels), jnp.uint8)
-  patches = jnp.zeros((1, v.side, v.side, v.width), config.dtype)
-  x = jnp.zeros((1, 1, d.width), config.dtype)
+  v = config.vision
+  x = jnp.zeros((1, 1, config.decoder.width), config.dtype)
   ids = jnp.zeros((1, 1), jnp.int32)
   mask = jnp.ones((1, 1, 1), bool)
   trees = {
-    "vision": InternViT(config).init(keys[0], images),
-    "projector": Projector(config).init(keys[1], patches),
     "embedder": Embedder(config).init(keys[2], ids),
     "decoder": Decoder(config).init(keys[3], x, ids, mask),
   }
+  if isinstance(v, VisionConfig):
+    images = jnp.zeros((1, v.image_size, v.image_size, v.channels), jnp.uint8)
+    patches = jnp.zeros((1, v.side, v.side, v.width), config.dtype)
+    trees["vision"] = InternViT(config).init(keys[0], images)
+    trees["projector"] = Projector(config).init(keys[1], patches)
   return {name: tree["params"] for name, tree in trees.items()}
 
 
 def encode_images(
   config: ModelConfig,
   params: Params,
-  images: UInt8[Array, "B N height width channels"],
+  images: Images,
 ) -> Float[Array, "B M D"]:
   """Image tokens of each row, tile after tile: M = N * tokens_per_tile."""
   flat = images.reshape(-1, *images.shape[2:])
@@ -52,7 +54,7 @@ def encode_images(
 def encode_distinct(
   config: ModelConfig,
   params: Params,
-  images: UInt8[Array, "B N height width channels"],
+  images: Images,
   group: Int[Array, " B"],
   samples_per_prompt: int,
 ) -> Float[Array, "B M D"]:
@@ -65,18 +67,21 @@ def encode_distinct(
   Rows are compared within a batch shard only, so no picture travels.
   """
   shards = sharding.batch_shards()
-  rows = images.shape[0] // shards
+  rows = group.shape[0] // shards
   split = lambda x: x.reshape(shards, rows, *x.shape[1:])
   order, count, index = jax.vmap(_pack_distinct)(split(group))
-  packed = jax.vmap(lambda x, i: x[i])(split(images), order)
   block = max(rows // samples_per_prompt, 1)
   blocks = -(-rows // block)
-  pad = [(0, 0), (0, blocks * block - rows)] + [(0, 0)] * (images.ndim - 1)
-  packed = jnp.pad(packed, pad)
-  packed = packed.reshape(shards, blocks, block, *images.shape[1:])
+
+  def pack(x):
+    x = jax.vmap(lambda x, i: x[i])(split(x), order)
+    pad = [(0, 0), (0, blocks * block - rows)] + [(0, 0)] * (x.ndim - 2)
+    x = jnp.pad(x, pad).reshape(shards, blocks, block, *x.shape[2:])
+    return jnp.moveaxis(x, 1, 0)
 
   def encode(x):
-    features = encode_images(config, params, x.reshape(-1, *x.shape[2:]))
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), x)
+    features = encode_images(config, params, flat)
     return features.reshape(shards, block, *features.shape[1:])
 
   def body(_, step):
@@ -85,7 +90,7 @@ def encode_distinct(
     skip = lambda _: jnp.zeros(shape.shape, shape.dtype)
     return None, jax.lax.cond(i * block < jnp.max(count), encode, skip, x)
 
-  steps = (jnp.arange(blocks), jnp.moveaxis(packed, 1, 0))
+  steps = (jnp.arange(blocks), jax.tree.map(pack, images))
   _, features = jax.lax.scan(body, None, steps)
   features = jnp.moveaxis(features, 0, 1)
   features = features.reshape(shards, blocks * block, *features.shape[3:])
@@ -122,9 +127,26 @@ def embed(
   return jnp.where(is_image[..., None], placed.astype(x.dtype), x)
 
 
-def positions(mask: Bool[Array, "B S"]) -> Int[Array, "B S"]:
-  """0, 1, 2, ... along the real tokens of each row."""
-  return jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
+def positions(
+  prompts: Prompts, length: int
+) -> tuple[Int[Array, "B S ..."], Int[Array, "B T ..."]]:
+  """Rotary positions of the prompts and of `length` tokens behind each.
+
+  Without `prompts.positions` both count the real tokens: 0, 1, 2, ... With
+  them what follows counts on from the largest, the same on all axes.
+
+  Returns:
+    [B, S] and [B, length], or [B, S, 3] and [B, length, 3].
+  """
+  of_prompt = prompts.positions
+  if of_prompt is None:
+    of_prompt = jnp.maximum(jnp.cumsum(prompts.mask, axis=1) - 1, 0)
+  behind = jnp.arange(1, length + 1)
+  if of_prompt.ndim == 2:
+    return of_prompt, of_prompt[:, -1:] + behind
+  last = jnp.max(of_prompt, axis=(1, 2), initial=0)
+  after = last[:, None, None] + behind[:, None]
+  return of_prompt, jnp.broadcast_to(after, (*after.shape[:2], 3))
 
 
 def causal(mask: Bool[Array, "B S"]) -> Bool[Array, "B S S"]:
@@ -137,7 +159,7 @@ def run_decoder(
   config: ModelConfig,
   params: Params,
   x: Float[Array, "B T D"],
-  position: Int[Array, "B T"],
+  position: Positions,
   mask: Bool[Array, "B T T"] | CacheMask,
   cache: Cache | None = None,
 ) -> tuple[Float[Array, "B T D"], KV]:
@@ -176,9 +198,11 @@ def completion_logp(
     temperature: of the sampling distribution.
     chunk: columns of T whose logits exist at a time.
   """
-  features = encode_distinct(
-    config, params, prompts.images, prompts.group, samples_per_prompt
-  )
+  features = None
+  if prompts.images is not None:
+    features = encode_distinct(
+      config, params, prompts.images, prompts.group, samples_per_prompt
+    )
   embed_ids = partial(embed, config, params, image_token=image_token)
   x = jnp.concatenate(
     [
@@ -189,7 +213,8 @@ def completion_logp(
   )
   valid = jnp.concatenate([prompts.mask, mask], axis=1)
   x = sharding.constrain(x, "batch", None, None)
-  hidden, _ = run_decoder(config, params, x, positions(valid), causal(valid))
+  where = jnp.concatenate(positions(prompts, tokens.shape[1]), axis=1)
+  hidden, _ = run_decoder(config, params, x, where, causal(valid))
   start = prompts.tokens.shape[1] - 1
   predicting = hidden[:, start : start + tokens.shape[1]]
   return masked.token_logp(

@@ -57,12 +57,19 @@ def generate(
   Returns:
     Completions of B = P * G rows, the samples of a prompt side by side.
   """
+  of_prompt, behind = vlm.positions(prompts, max_tokens)
+  behind = jnp.repeat(behind, samples_per_prompt, axis=0)
   hidden, cache = _prefill(
-    config, params, prompts, samples_per_prompt, max_tokens, image_token
+    config,
+    params,
+    prompts,
+    of_prompt,
+    samples_per_prompt,
+    max_tokens,
+    image_token,
   )
   rows = hidden.shape[0]
   row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
-  prompt_length = jnp.repeat(jnp.sum(prompts.mask, 1), samples_per_prompt)
   weights = vlm.head(params).astype(hidden.dtype)
   columns = jnp.arange(max_tokens)
 
@@ -90,7 +97,7 @@ def generate(
       prompts.mask, jnp.broadcast_to(columns < step, (rows, max_tokens))
     )
     x, (k, v) = vlm.run_decoder(
-      config, params, x, (prompt_length + step)[:, None], mask, state.cache
+      config, params, x, behind[:, step][:, None], mask, state.cache
     )
     at = (0, 0, step, 0, 0)
     cache = state.cache._replace(
@@ -112,7 +119,13 @@ def generate(
 
 
 def _prefill(
-  config, params, prompts, samples_per_prompt, max_tokens, image_token
+  config,
+  params,
+  prompts,
+  positions,
+  samples_per_prompt,
+  max_tokens,
+  image_token,
 ):
   """Last hidden state of each prompt, repeated, and the filled cache."""
   features = None
@@ -121,7 +134,7 @@ def _prefill(
   x = vlm.embed(config, params, prompts.tokens, features, image_token)
   x = constrain(x, "batch", None, None)
   x, (k, v) = vlm.run_decoder(
-    config, params, x, vlm.positions(prompts.mask), vlm.causal(prompts.mask)
+    config, params, x, positions, vlm.causal(prompts.mask)
   )
   hidden = jnp.repeat(x[:, -1], samples_per_prompt, axis=0)
   d = config.decoder

@@ -24,7 +24,7 @@ from jaxrl_mm.optimizer import OptimizerConfig, make_optimizer
 from jaxrl_mm.rewards.compose import Term
 from jaxrl_mm.rollout import rollout
 from jaxrl_mm.sampling.generate import generate
-from jaxrl_mm.structs import Metrics, Prompts, Trajectories
+from jaxrl_mm.structs import Metrics, Trajectories
 from jaxrl_mm.train.loop import Setting, init_state, process_batches, run_stage
 from jaxrl_mm.train.step import accumulate_gradients, apply_gradient
 
@@ -145,7 +145,7 @@ def run(
     ),
     out_shardings=sharding.rows(mesh),
   )
-  shapes = _trajectory_shapes(setting, config, terms)
+  shapes = _trajectory_shapes(setting, config, source, terms)
   state, layout = init_state(
     params,
     optimizer,
@@ -191,27 +191,22 @@ def run(
   ).params
 
 
-def _trajectory_shapes(setting, config, terms) -> Trajectories:
+def _trajectory_shapes(setting, config, source, terms) -> Trajectories:
   """Shapes of the rows one rollout gives, for the buffer."""
-  rows, layout = config.rows, setting.layout
+  rows, length = config.rows, setting.layout.completion_tokens
   shape = jax.ShapeDtypeStruct
-  text = lambda dtype, size: shape((rows, size), dtype)
   row = shape((rows,), jnp.float32)
-  size = layout.image_size
+  text = lambda dtype: shape((rows, length), dtype)
+  prompt = loader.encode_prompt(source[0], 0, setting.tokenizer, setting.layout)
   return Trajectories(
-    tokens=text(jnp.int32, layout.completion_tokens),
-    mask=text(bool, layout.completion_tokens),
-    logp=text(jnp.float32, layout.completion_tokens),
+    tokens=text(jnp.int32),
+    mask=text(bool),
+    logp=text(jnp.float32),
     group=shape((rows,), jnp.int32),
     rewards=row,
     verifiable=row,
     advantages=row,
-    prompts=Prompts(
-      tokens=text(jnp.int32, layout.prompt_tokens),
-      mask=text(bool, layout.prompt_tokens),
-      images=shape((rows, layout.tiles, size, size, 3), jnp.uint8),
-      group=shape((rows,), jnp.int32),
-    ),
+    prompts=jax.tree.map(lambda x: shape((rows, *x.shape), x.dtype), prompt),
     terms={name: row for name in terms},
   )
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxrl_mm.data import images, loader, sources, tokenizer
+from jaxrl_mm.data.images import Tiles
 from jaxrl_mm.data.loader import Layout
 from jaxrl_mm.data.sources import Digits, Example
 from jaxrl_mm.errors import InputError
@@ -12,9 +13,7 @@ from jaxrl_mm.structs import Demonstrations, Prompts
 LAYOUT = Layout(
   prompt_tokens=40,
   completion_tokens=20,
-  max_tiles=3,
-  image_size=8,
-  tokens_per_tile=4,
+  pictures=Tiles(max_tiles=3, image_size=8, tokens=4),
 )
 SIZE = 23
 
@@ -36,15 +35,14 @@ def encode(words):
 
 # ---------------------------------------------------------------- one row
 def test_a_layout_has_room_for_the_thumbnail():
-  assert LAYOUT.tiles == 4
-  one = Layout(40, 20, max_tiles=1, image_size=8, tokens_per_tile=4)
-  assert one.tiles == 1
+  assert LAYOUT.pictures.room == 4
+  assert Tiles(max_tiles=1, image_size=8, tokens=4).room == 1
 
 
 def test_a_prompt_is_padded_on_the_left(words, source, encode):
   example = source[0]
   row = encode(example, 7)
-  tiles = images.tile(example.picture, image_size=8, max_tiles=3)
+  tiles = images.tile(example.pictures[0], image_size=8, max_tiles=3)
   assert row.tokens.shape == row.mask.shape == (40,)
   assert row.images.shape == (4, 8, 8, 3) and row.images.dtype == np.uint8
   room = int((~row.mask).sum())
@@ -77,7 +75,7 @@ def test_a_demonstration_is_padded_on_the_right(words, source):
 
 def test_a_prompt_that_is_too_long_names_sample_and_both_numbers(words, source):
   length = int(loader.encode_prompt(source[3], 0, words, LAYOUT).mask.sum())
-  tight = Layout(length - 1, 20, max_tiles=3, image_size=8, tokens_per_tile=4)
+  tight = Layout(length - 1, 20, LAYOUT.pictures)
   with pytest.raises(InputError) as error:
     loader.encode_prompt(source[3], 0, words, tight)
   assert str(error.value) == (
@@ -85,12 +83,12 @@ def test_a_prompt_that_is_too_long_names_sample_and_both_numbers(words, source):
     f"config.data.prompt_tokens is {length - 1}; raise it or lower "
     "config.data.max_tiles"
   )
-  exact = Layout(length, 20, max_tiles=3, image_size=8, tokens_per_tile=4)
+  exact = Layout(length, 20, LAYOUT.pictures)
   assert loader.encode_prompt(source[3], 0, words, exact).mask.all()
 
 
 def test_a_demonstration_that_is_too_long_is_named(words, source):
-  tight = Layout(40, 3, max_tiles=3, image_size=8, tokens_per_tile=4)
+  tight = Layout(40, 3, LAYOUT.pictures)
   with pytest.raises(
     InputError, match="digits/train/0: .*completion_tokens is 3"
   ):
@@ -198,7 +196,7 @@ def test_a_bad_example_stops_the_loader_with_its_own_message(words, encode):
     def __getitem__(self, index):
       question = "What is the sum?" + "<IMG_CONTEXT>" * (index == 2)
       picture = np.zeros((8, 8, 3), np.uint8)
-      return Example(f"bad/{index}", picture, question, "1")
+      return Example(f"bad/{index}", (picture,), question, "1")
 
   with pytest.raises(InputError, match="sample bad/2: its prompt has 5 image"):
     _draws(loader.batches(Bad(), encode, 2, seed=0), 2)

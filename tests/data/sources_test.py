@@ -30,7 +30,7 @@ def _used(source, scans, count):
     [
       scans[0][np.ascontiguousarray(part[..., 0]).tobytes()]
       for part in np.split(
-        example.picture, example.picture.shape[1] // 8, axis=1
+        example.pictures[0], example.pictures[0].shape[1] // 8, axis=1
       )
     ]
     for example in map(source.__getitem__, range(count))
@@ -85,10 +85,10 @@ def test_an_example_depends_on_seed_and_number_alone():
   first, second = (Digits("train", size=9, seed=5) for _ in range(2))
   [second[i] for i in range(3)]
   same, again = first[7], second[7]
-  np.testing.assert_array_equal(same.picture, again.picture)
-  assert same._replace(picture=None) == again._replace(picture=None)
+  np.testing.assert_array_equal(same.pictures[0], again.pictures[0])
+  assert same._replace(pictures=()) == again._replace(pictures=())
   other = Digits("train", size=9, seed=6)[7]
-  assert other.picture.tobytes() != same.picture.tobytes()
+  assert other.pictures[0].tobytes() != same.pictures[0].tobytes()
   assert same.name == "digits/train/7"
 
 
@@ -120,10 +120,10 @@ def test_answers_follow_from_the_pictures(scans):
 
 def test_pictures_are_grey_rgb_bytes():
   example = Digits("test", size=1, seed=0)[0]
-  assert example.picture.dtype == np.uint8
-  assert example.picture.shape[0::2] == (8, 3)
-  assert (example.picture == example.picture[..., :1]).all()
-  assert example.picture.max() > 200
+  assert example.pictures[0].dtype == np.uint8
+  assert example.pictures[0].shape[0::2] == (8, 3)
+  assert (example.pictures[0] == example.pictures[0][..., :1]).all()
+  assert example.pictures[0].max() > 200
 
 
 # -------------------------------------------------------------- JSON lines
@@ -148,8 +148,8 @@ def test_records_become_examples(write):
   path = write(GOOD, "", GOOD | {"demonstration": "One, two, three."})
   source = JsonLines(path)
   assert len(source) == 2
-  assert source[0].picture.shape == (2, 4, 3)
-  assert source[0].picture[0, 0].tolist() == [10, 20, 30]
+  assert source[0].pictures[0].shape == (2, 4, 3)
+  assert source[0].pictures[0][0, 0].tolist() == [10, 20, 30]
   assert source[0][2:] == ("How many?", "3", "")
   assert source[1].demonstration == "One, two, three."
   # The name leads to the line, empty lines counted.
@@ -162,7 +162,7 @@ def test_records_become_examples(write):
 def test_grey_and_transparent_pictures_become_rgb(write, tmp_path):
   Image.new("LA", (3, 3), (7, 255)).save(tmp_path / "b.png")
   source = JsonLines(write(GOOD | {"image": "b.png"}))
-  assert source[0].picture.tolist() == [[[7, 7, 7]] * 3] * 3
+  assert source[0].pictures[0].tolist() == [[[7, 7, 7]] * 3] * 3
 
 
 def test_a_string_may_hold_any_letter(write):

@@ -9,7 +9,6 @@ from jaxrl_mm.models import config
 def test_r1v2_has_the_published_geometry():
   c = config.r1v2_38b()
   assert (c.vision.side, c.vision.head_dim) == (32, 128)
-  assert c.tokens_per_tile == 256
   assert c.decoder.heads * c.decoder.head_dim == c.decoder.width
 
 

@@ -173,7 +173,14 @@ def test_encode_images_keeps_tiles_in_order(tiny, params):
 
 def test_positions_and_causal_mask_by_hand():
   mask = jnp.array([[False, True, True]])
-  np.testing.assert_array_equal(vlm.positions(mask), [[0, 0, 1]])
+  prompts = Prompts(jnp.zeros((1, 3), int), mask, None, jnp.zeros(1, int))
+  of_prompt, behind = vlm.positions(prompts, 2)
+  np.testing.assert_array_equal(of_prompt, [[0, 0, 1]])
+  np.testing.assert_array_equal(behind, [[2, 3]])
+  plane = jnp.array([[[0, 0, 0], [0, 0, 0], [0, 4, 2]]])
+  of_prompt, behind = vlm.positions(prompts._replace(positions=plane), 2)
+  np.testing.assert_array_equal(of_prompt, plane)
+  np.testing.assert_array_equal(behind, [[[5, 5, 5], [6, 6, 6]]])
   np.testing.assert_array_equal(
     vlm.causal(mask),
     [[[False, False, False], [False, True, False], [False, True, True]]],

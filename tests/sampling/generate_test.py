@@ -130,9 +130,8 @@ def test_greedy_decoding_equals_the_argmax_of_the_plain_forward(
     words = params["embedder"]["table"][tokens]
     x = jnp.concatenate([x, words], axis=1)
     valid = jnp.concatenate([prompts.mask, mask], axis=1)
-    hidden, _ = vlm.run_decoder(
-      tiny, params, x, vlm.positions(valid), vlm.causal(valid)
-    )
+    where = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
+    hidden, _ = vlm.run_decoder(tiny, params, x, where, vlm.causal(valid))
     return jnp.argmax(hidden @ vlm.head(params).T, axis=-1)
 
   for sample in range(SAMPLES):
