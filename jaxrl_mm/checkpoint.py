@@ -73,8 +73,3 @@ class Checkpoints:
         "delete that folder to continue from an earlier one"
       ) from error
     return restored["state"], restored["data"]
-
-
-def exists(folder: Path) -> bool:
-  """Whether a folder of checkpoints holds a whole one."""
-  return folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from jaxrl_mm import checkpoint, metrics, sharding
+from jaxrl_mm import metrics, sharding
 from jaxrl_mm.data import sources
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.images import Tiles
@@ -20,11 +20,12 @@ from jaxrl_mm.data.loader import Layout
 from jaxrl_mm.data.sources import Source
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.evaluate.accuracy import EvaluationConfig, make_evaluator
-from jaxrl_mm.models import vlm
+from jaxrl_mm.models import lora, vlm
 from jaxrl_mm.models.config import ModelConfig
+from jaxrl_mm.models.lora import LoraConfig
 from jaxrl_mm.models.param_axes import param_shardings
 from jaxrl_mm.models.vlm import Params
-from jaxrl_mm.optimizer import make_optimizer
+from jaxrl_mm.optimizer import make_optimizer, split_trainable
 from jaxrl_mm.rewards import format as form
 from jaxrl_mm.rewards import math as maths
 from jaxrl_mm.rewards.compose import Term
@@ -80,9 +81,12 @@ class Experiment:
   Attributes:
     seed: of weights, data order and sampling.
     stages: what is run, in order: "sft", "policy".
+    lora: adapters beside the weights, or None; a stage whose
+      `optimizer.trainable` is ".*/lora_[ab]" trains them alone.
   """
 
   model: ModelConfig
+  lora: LoraConfig | None = None
   seed: int = 0
   stages: tuple[str, ...] = ("sft", "policy")
   mesh: MeshConfig = MeshConfig()
@@ -251,9 +255,11 @@ def run(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     evaluate = make_evaluator(setting, e.evaluation, held_out, graders)
     params = init_params(e, mesh)
     for config in (getattr(e, name) for name in e.stages):
-      make_optimizer(config.optimizer, config.steps, params)  # or its mistake
+      make_optimizer(config.optimizer, config.steps)  # or its mistake
+      split_trainable(config.optimizer, params)
     summary = read_summary(workdir)
-    for name in unfinished(e.stages, workdir):
+    # A finished stage gives back its weights: later ones may train only some.
+    for name in e.stages:
       folder = workdir / name
       if name == "sft":
         params = sft.run(setting, e.sft, params, demonstrations, folder)
@@ -329,20 +335,14 @@ def open_sources(e: Experiment) -> tuple[Source, Source, Source]:
 
 def init_params(e: Experiment, mesh: jax.sharding.Mesh) -> Params:
   """Random weights, each made where it will live."""
-  init = lambda key: vlm.init(e.model, key)
+
+  def init(key):
+    params = vlm.init(e.model, key)
+    return lora.attach(e.lora, params, key) if e.lora else params
+
   key = jax.random.key(e.seed)
   layout = param_shardings(mesh, jax.eval_shape(init, key))
   return jax.jit(init, out_shardings=layout)(key)
-
-
-def unfinished(stages: tuple[str, ...], workdir: Path) -> tuple[str, ...]:
-  """The stages from the last one that has a checkpoint on."""
-  begun = [
-    i
-    for i, name in enumerate(stages)
-    if checkpoint.exists(workdir / name / "checkpoints")
-  ]
-  return stages[max(begun, default=0) :]
 
 
 # --------------------------------------------------------------- summary

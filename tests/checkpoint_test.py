@@ -46,15 +46,6 @@ def test_keeps_the_newest(tmp_path):
   assert kept == ["2", "3"]
 
 
-def test_exists_only_when_whole(tmp_path):
-  folder = tmp_path / "c"
-  assert not checkpoint.exists(folder)
-  (folder / "4.orbax-checkpoint-tmp").mkdir(parents=True)
-  assert not checkpoint.exists(folder)
-  (folder / "4").mkdir()
-  assert checkpoint.exists(folder)
-
-
 def test_a_damaged_checkpoint_is_named(tmp_path):
   state = _state(sharding.make_mesh())
   with checkpoint.Checkpoints(tmp_path / "c") as saved:

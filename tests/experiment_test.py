@@ -110,15 +110,6 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     experiment.claim_folder(tmp_path / "file" / "run", DEMO)
 
 
-def test_a_run_continues_with_the_last_stage_begun(tmp_path):
-  stages = ("sft", "policy")
-  assert experiment.unfinished(stages, tmp_path) == stages
-  (tmp_path / "sft" / "checkpoints" / "5").mkdir(parents=True)
-  assert experiment.unfinished(stages, tmp_path) == stages
-  (tmp_path / "policy" / "checkpoints" / "5").mkdir(parents=True)
-  assert experiment.unfinished(stages, tmp_path) == ("policy",)
-
-
 def test_a_small_vocabulary_is_refused():
   small = dataclasses.replace(DEMO, model=models.digits(vocab=8))
   with pytest.raises(InputError, match="vocab is 8"):
