@@ -12,7 +12,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jaxrl_mm import experiment
+from jaxrl_mm import experiment, run
 from jaxrl_mm.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -64,11 +64,11 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f"unknown argument {argv[1]}")
   logging.set_verbosity(logging.ERROR)
   try:
-    run = experiment.from_config(_CONFIG.value)
+    e = experiment.from_config(_CONFIG.value)
     if "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-      jax.config.update("jax_num_cpu_devices", run.mesh.cpu_devices)
+      jax.config.update("jax_num_cpu_devices", e.mesh.cpu_devices)
     join_processes(os.environ)
-    experiment.run(run, Path(_WORKDIR.value))
+    run.run(e, Path(_WORKDIR.value))
   except InputError as error:
     sys.exit(f"error: {error}")
 

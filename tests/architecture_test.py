@@ -28,8 +28,9 @@ LAYERS = {
   4: ("rollout",),
   5: ("train",),
   6: ("evaluate",),
-  7: ("experiment",),
-  8: ("main", "__init__"),
+  7: ("experiment", "summary"),
+  8: ("run",),
+  9: ("main", "__init__"),
 }
 LEVEL = {unit: level for level, units in LAYERS.items() for unit in units}
 
