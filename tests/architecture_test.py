@@ -29,8 +29,9 @@ LAYERS = {
   5: ("train",),
   6: ("evaluate",),
   7: ("experiment", "summary"),
-  8: ("run",),
-  9: ("main", "__init__"),
+  8: ("weights",),
+  9: ("run",),
+  10: ("main", "__init__"),
 }
 LEVEL = {unit: level for level, units in LAYERS.items() for unit in units}
 

@@ -34,7 +34,9 @@ _SHOWN = 12  # problems a message lists
 Bounds = tuple[tuple[int, int], ...]
 
 
-def load_params(folder: Path, config: ModelConfig, mesh: Mesh) -> vlm.Params:
+def load_params(
+  folder: Path, config: ModelConfig, mesh: Mesh, parts: Sequence[str] = ()
+) -> vlm.Params:
   """The weights of a published checkpoint, laid out over a mesh.
 
   Args:
@@ -42,6 +44,7 @@ def load_params(folder: Path, config: ModelConfig, mesh: Mesh) -> vlm.Params:
     config: as `families.read_config(folder)` reads it; `param_dtype` may be
       another than the checkpoint's, weights are cast on the way.
     mesh: the mesh.
+    parts: names of the parts to read, "vision" for example; none reads all.
 
   Raises:
     InputError: the checkpoint is damaged or does not fit `config`. All
@@ -54,6 +57,10 @@ def load_params(folder: Path, config: ModelConfig, mesh: Mesh) -> vlm.Params:
   if config.decoder.tied:  # some checkpoints store the tied weights twice
     unused = (*unused, r".*lm_head\.weight")
   entries = family.table(config, files.tensors.keys() | files.lost)
+  if parts:
+    shapes = {name: shapes[name] for name in parts}
+    entries = [e for e in entries if e.ours.split("/")[0] in parts]
+    unused = (".*",)
   return load_tree(
     files, entries, shapes, param_shardings(mesh, shapes), unused
   )
