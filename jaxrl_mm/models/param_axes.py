@@ -15,6 +15,7 @@ PARAM_AXES: Sequence[tuple[str, tuple[str | None, ...]]] = (
   ("vision/patch/kernel", (None, None, None, "embed")),
   ("vision/(class|position)", (None, None, None)),
   ("vision/layers/attention/qkv/kernel", ("layer", "embed", None, None, None)),
+  ("vision/layers/attention/qkv/bias", ("layer", None, None, None)),
   ("vision/layers/attention/out/kernel", ("layer", None, None, "embed")),
   ("vision/layers/up/kernel", ("layer", "embed", "mlp")),
   ("vision/layers/up/bias", ("layer", "mlp")),
