@@ -26,6 +26,13 @@ def test_r1v2_has_the_weights_of_the_published_checkpoint(large):
   assert count(large) == 38_392_158_592
 
 
+def test_internvl3_1b_has_the_weights_of_the_published_checkpoint():
+  count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
+  small = _shapes(config.internvl3_1b())
+  assert count(small["vision"]) == 304_012_288
+  assert count(small) == 938_193_024
+
+
 @pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 8, 1), (1, 1, 8)])
 def test_every_weight_of_r1v2_has_a_place(large, sizes):
   mesh = sharding.make_mesh(*sizes)
@@ -61,7 +68,8 @@ def test_the_demo_is_placed_by_the_same_table():
 
 
 def test_every_pattern_is_the_first_for_some_weight(large):
-  names = [name for name, _ in pytree.named_leaves(large)]
+  trees = (large, _shapes(config.internvl3_1b()))
+  names = [name for tree in trees for name, _ in pytree.named_leaves(tree)]
   first = lambda name: next(
     pattern for pattern, _ in PARAM_AXES if pytree.matches(pattern, name)
   )
