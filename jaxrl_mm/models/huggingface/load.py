@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,7 +28,8 @@ from jaxrl_mm.models.huggingface.tables import (
 )
 from jaxrl_mm.models.param_axes import param_shardings
 
-READERS = 4  # shards read at a time; the disk waits while others are turned
+# Slices read at a time: some wait for the disk while the cores turn others.
+READERS = min(32, 2 * (os.cpu_count() or 1))
 _ALIGNMENT = 64  # bytes; a CPU device takes such a buffer without a copy
 _SHOWN = 12  # problems a message lists
 
@@ -76,7 +78,7 @@ def load_tree(
   """Fills a tree of any shape from a checkpoint.
 
   A process reads the slices that its devices hold, each once however many
-  devices hold it. Host memory beside the results is that of `READERS` shards;
+  devices hold it. Host memory beside the results is that of `READERS` slices;
   pages of the files are mapped, and the system drops them at will.
 
   Args:

@@ -93,9 +93,10 @@ def scan(folder: Path) -> Files:
 
 def view(tensor: Tensor) -> Shaped[np.ndarray, "..."]:
   """A read-only map of one tensor. Pages are read when they are touched."""
-  return np.memmap(
+  mapped = np.memmap(
     tensor.file, FLOATS[tensor.dtype], "r", tensor.offset, tensor.shape
   )
+  return np.asarray(mapped)  # slicing a memmap itself is slow
 
 
 def write(

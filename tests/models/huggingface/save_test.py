@@ -1,7 +1,11 @@
 """Written checkpoints, read back by the reference package."""
 
 import json
+import os
 import resource
+import socket
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -207,6 +211,81 @@ def test_what_cannot_work_is_refused_first(tmp_path, like, monkeypatch):
   with pytest.raises(InputError, match="takes 0.002 GB.*0.001 GB left"):
     write(tmp_path / "out")
   assert [path.name for path in tmp_path.iterdir()] == ["like"]
+
+
+# Arguments: process, port, source folder, target folder.
+TWO_PROCESSES = """
+import resource, sys
+from pathlib import Path
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec as P
+
+rank, port, like, out = int(sys.argv[1]), *sys.argv[2:]
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank)
+
+from jaxrl_mm import sharding
+from jaxrl_mm.errors import InputError
+from jaxrl_mm.models.huggingface import load, safetensors, save
+from jaxrl_mm.models.huggingface.tables import Entry
+
+mapped, view = set(), safetensors.view
+names = {t: n for n, t in safetensors.scan(Path(like)).tensors.items()}
+safetensors.view = lambda t: mapped.add(names[t]) or view(t)
+entries = [
+  Entry("w", "model.{l}.q.weight", "l a b = a b"),
+  Entry("table", "model.embed.weight", "a b = b a"),
+]
+mesh = sharding.make_mesh(2)
+leaf = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+shapes = {"w": leaf(2, 12, 4), "table": leaf(4, 10)}
+place = lambda *axes: NamedSharding(mesh, P(*axes))
+places = {"w": place("data"), "table": place()}
+files = safetensors.scan(Path(like))
+tree = load.load_tree(files, entries, shapes, places, [".*"])
+assert mapped == {f"model.{rank}.q.weight", "model.embed.weight"}, mapped
+save.save_params(tree, entries, Path(out), like=None)
+if rank == 0:
+  resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+for target in (out + "2", out):
+  try:
+    save.save_params(tree, entries, Path(target), like=None, dtype="float64")
+  except InputError as error:
+    print("said:", error)
+"""
+
+
+def test_two_processes_read_their_own_and_write_one_checkpoint(tmp_path, like):
+  tensors = _original(like)
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+  rest = [str(port), str(like), str(tmp_path / "out")]
+  runs = [
+    subprocess.Popen(
+      [sys.executable, "-c", TWO_PROCESSES, str(rank), *rest],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+      env=os.environ | {"XLA_FLAGS": ""},
+    )
+    for rank in (0, 1)
+  ]
+  results = [run.communicate(timeout=120) for run in runs]
+  assert [run.returncode for run in runs] == [0, 0], results
+  written = ("model.0.q.weight", "model.1.q.weight", "model.embed.weight")
+  _same_bits(_contents(tmp_path / "out"), {n: tensors[n] for n in written})
+  said = [
+    [line for line in out.splitlines() if line.startswith("said:")]
+    for out, _ in results
+  ]
+  full, taken = said[0]
+  assert "could not be written (File too large)" in full
+  assert "exists already" in taken
+  other = "said: process 0 could not write the checkpoint; read its message"
+  assert said[1] == [other, other]
+  assert {path.name for path in tmp_path.iterdir()} == {"like", "out"}
 
 
 def test_a_stale_partial_folder_is_replaced(tmp_path):
