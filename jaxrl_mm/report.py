@@ -86,8 +86,8 @@ def write(*workdirs: Path) -> Path:
   """Writes the page of a run, or one that compares several.
 
   Args:
-    workdirs: folders of runs, at most `MAX_RUNS`. Files that are missing there
-      are left out of the page.
+    workdirs: folders of runs, at most `MAX_RUNS`. What a run has not written
+      yet is left out of its page.
 
   Returns:
     The page: report.html in the folder, or comparison.html in the first.
@@ -161,6 +161,8 @@ def read_run(workdir: Path) -> Run:
   Raises:
     InputError: it holds no run.
   """
+  if not (workdir / "config.json").exists():
+    raise InputError(f"{workdir} holds no run; name the --workdir of one")
   files = ("metrics.jsonl", "samples.jsonl")
   found = {
     path.parent
@@ -168,8 +170,6 @@ def read_run(workdir: Path) -> Run:
     for file in files
     for path in workdir.glob(f"{depth}/{file}")
   }
-  if not found and not (workdir / "config.json").exists():
-    raise InputError(f"{workdir} holds no run; name the --workdir of one")
   config = _read_json(workdir / "config.json")
   # A folder whose stage the config does not name comes last.
   rank = {stage: i for i, stage in enumerate(config.get("stages", ()))}
@@ -256,7 +256,7 @@ def _curves(runs, columns, names, points):
 
 def curve(
   lines: Iterable[Mapping[str, Any]], name: str, points: int
-) -> dict[str, list[float]]:
+) -> dict[str, list[int | float]]:
   """Steps and values of a metric; means of equal spans where it is long.
 
   Values that are not finite are left out.
