@@ -27,7 +27,7 @@ LAYERS = {
   ),
   4: ("rollout",),
   5: ("train",),
-  6: ("evaluate",),
+  6: ("evaluate", "report"),
   7: ("experiment", "summary"),
   8: ("weights",),
   9: ("run",),
