@@ -48,11 +48,14 @@ class Verdict(NamedTuple):
   Attributes:
     score: in [0, 1].
     pick: what was answered, equal for equal answers so that it can be voted
-      on; None where the response holds no answer.
+      on; None where the response holds no answer, or none to vote on.
+    parts: of a question that asks several things, whether each was done; for
+      metrics that count those.
   """
 
   score: float
   pick: str | None
+  parts: tuple[bool, ...] = ()
 
 
 class Benchmark(NamedTuple):

@@ -92,13 +92,12 @@ def summarize(
   Returns:
     "metrics": the benchmark's own, each a mean over the n runs; "pass@1": the
     mean score with its 95 % interval; "unread": share of responses without a
-    pick; "pass@k" and "maj@k" for k of 1, 2, 4, ... and n, the latter the
-    benchmark's own metrics when the first k runs vote; "judge", if there was
-    one: the metrics by its verdicts and its agreement with the rules.
+    pick; "pass@k" and, where responses can be voted on, "maj@k" for k of 1, 2,
+    4, ... and n, the latter the benchmark's own metrics when the first k runs
+    vote; "judge", if there was one: the metrics by its verdicts and its
+    agreement with the rules.
   """
-  verdicts = [
-    [Verdict(s, p) for s, p in zip(row["scores"], row["picks"])] for row in rows
-  ]
+  verdicts = [_verdicts(row) for row in rows]
   scores = np.array([row["scores"] for row in rows])
   samples = scores.shape[1]
   powers = [
@@ -112,16 +111,20 @@ def summarize(
     "pass@1": metrics.pass_at_1(scores)._asdict(),
     "unread": float(np.mean([v.pick is None for row in verdicts for v in row])),
     "pass@k": {str(k): metrics.pass_at_k(scores, k) for k in sizes},
-    "maj@k": {
-      str(k): benchmark.metric(
-        items, [metrics.vote(row[:k]) for row in verdicts]
-      )
-      for k in sizes
-    },
   }
+  if any(v.pick is not None for row in verdicts for v in row):
+    votes = {k: [metrics.vote(row[:k]) for row in verdicts] for k in sizes}
+    summary["maj@k"] = {
+      str(k): benchmark.metric(items, vote) for k, vote in votes.items()
+    }
   if "judged" in rows[0]:
     summary["judge"] = _judged(benchmark, items, rows, verdicts)
   return summary
+
+
+def _verdicts(row: dict) -> list[Verdict]:
+  columns = zip(row["scores"], row["picks"], row["parts"])
+  return [Verdict(score, pick, tuple(parts)) for score, pick, parts in columns]
 
 
 def _over_runs(benchmark, items, verdicts):
@@ -132,7 +135,7 @@ def _over_runs(benchmark, items, verdicts):
 
 def _judged(benchmark, items, rows, verdicts):
   judged = [
-    [Verdict(float(j), v.pick) for j, v in zip(row["judged"], said)]
+    [v._replace(score=float(j)) for j, v in zip(row["judged"], said)]
     for row, said in zip(rows, verdicts)
   ]
   ruled = [score >= 1 for row in rows for score in row["scores"]]
@@ -161,6 +164,7 @@ def _answer(benchmark, items, answer, samples, judge):
         "responses": texts,
         "scores": [v.score for v in verdicts],
         "picks": [v.pick for v in verdicts],
+        "parts": [v.parts for v in verdicts],
       }
     )
   if judge is not None:

@@ -8,7 +8,6 @@ import numpy as np
 from jaxrl_mm.rewards import final
 from jaxrl_mm.rewards import format as form
 
-_BOXED = re.compile(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}")
 _SAID = re.compile(r"answer\s*(?:is)?\s*:?\s*(\S[^\n]*)", re.IGNORECASE)
 # "B", "(B)", "B.", "B) a cat", "option B"; "A cat" and "A or B" pick nothing.
 _LETTER = re.compile(
@@ -43,7 +42,7 @@ def letter_of(completion: str) -> str | None:
   """
   text = form.answer_of(completion)
   if text is None:
-    found = _BOXED.findall(completion) or _SAID.findall(completion)
+    found = final.boxed(completion) or _SAID.findall(completion)
     text = found[-1] if found else completion
   text = re.sub(r"\\(?:text|mathrm|mathbf)\{([^{}]*)\}", r"\1", text)
   match = _LETTER.fullmatch(text.strip().strip("*$ "))
