@@ -3,6 +3,7 @@
 import json
 import re
 import zlib
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 
 from jaxrl_mm import pytree
 from jaxrl_mm.models import vlm
+from jaxrl_mm.sampling.decode import Sampling
 from jaxrl_mm.sampling.generate import generate
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -145,20 +147,15 @@ def greedy():
   """`(config, params, prompts, image_token) -> [P, T]` most likely tokens."""
 
   def draw(config, params, prompts, image_token, length=64):
-    sample = jax.jit(
-      lambda params, prompts: generate(
-        config,
-        params,
-        prompts,
-        jax.random.key(0),
-        samples_per_prompt=1,
-        max_tokens=length,
-        end_token=-1,
-        pad_token=0,
-        image_token=image_token,
-        temperature=0.0,
-      )
+    sampling = Sampling(
+      samples_per_prompt=1,
+      max_tokens=length,
+      end_token=-1,
+      pad_token=0,
+      image_token=image_token,
+      temperature=0.0,
     )
-    return np.asarray(sample(params, prompts).tokens)
+    sample = jax.jit(partial(generate, config, sampling))
+    return np.asarray(sample(params, prompts, jax.random.key(0)).tokens)
 
   return draw
