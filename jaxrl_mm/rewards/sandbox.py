@@ -7,10 +7,13 @@ installation, read-only, and one scratch folder in memory. What it does not
 hold against is a fault of the kernel itself.
 """
 
+import contextlib
 import dataclasses
 import functools
+import json
 import os
 import secrets
+import select
 import shutil
 import signal
 import subprocess
@@ -121,21 +124,73 @@ def _run(program: str, stdin: str, limits: Limits) -> Outcome:
   ):
     _fill(source, program)
     _fill(given, stdin)
+    code, timed_out = _wait_for(source, (given, output, errors), limits)
+    text = _tail(output, limits.output)
+    return Outcome(text, _tail(errors, _ERROR_TAIL), code, timed_out)
+
+
+def _wait_for(source, streams, limits: Limits) -> tuple[int, bool]:
+  """Exit status, and whether it had to be stopped."""
+  with _pipe() as (told, tell), _pipe() as (held, release):
+    own = [source.fileno(), tell.fileno(), held.fileno()]
     process = subprocess.Popen(
-      _command(source.fileno(), limits),
-      stdin=given,
-      stdout=output,
-      stderr=errors,
+      _command(*own, limits),
+      **dict(zip(("stdin", "stdout", "stderr"), streams)),
       # The first process of the namespace can be looked at from inside.
       env={},
-      pass_fds=[source.fileno()],
+      pass_fds=own,
       start_new_session=True,
     )
-    timed_out = _wait(process, limits.seconds)
-    text = _tail(output, limits.output)
-    return Outcome(
-      text, _tail(errors, _ERROR_TAIL), process.returncode, timed_out
-    )
+    tell.close()
+    try:
+      with _first_process(told) as first:
+        release.write(b"go")
+        return _wait(process, first, limits.seconds)
+    finally:
+      # Where it did not start, or the caller was interrupted.
+      if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@contextlib.contextmanager
+def _pipe():
+  read, write = os.pipe()
+  with open(read, "rb", buffering=0) as r, open(write, "wb", buffering=0) as w:
+    yield r, w
+
+
+@contextlib.contextmanager
+def _first_process(told: IO[bytes]):
+  """A handle on the first process of the namespace, which waits for a go.
+
+  The kernel ends a namespace with its first process. Only this handle is sure
+  to be the right one: a program may keep bubblewrap from hearing of its end.
+  """
+  text = b""
+  while b"}" not in text and (part := told.read(4096)):
+    text += part
+  pid = json.loads(text)["child-pid"] if b"}" in text else None
+  first = os.pidfd_open(pid) if pid else None
+  try:
+    yield first
+  finally:
+    if first is not None:
+      with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(first, signal.SIGKILL)
+      # It ends last, when all others of its namespace are gone.
+      select.select([first], [], [])
+      os.close(first)
+
+
+def _wait(process, first: int | None, seconds: Number) -> tuple[int, bool]:
+  try:
+    return process.wait(seconds), False
+  except subprocess.TimeoutExpired:
+    if first is not None:
+      signal.pidfd_send_signal(first, signal.SIGKILL)
+    os.killpg(process.pid, signal.SIGKILL)
+    return process.wait(), True
 
 
 def _fill(file: IO[bytes], text: str) -> None:
@@ -151,26 +206,13 @@ def _tail(file: IO[bytes], size: int) -> str:
   return data.decode("utf-8", errors="replace")
 
 
-def _wait(process: subprocess.Popen, seconds: Number) -> bool:
-  """Whether it had to be stopped. All its namespace ends with it."""
-  try:
-    process.wait(seconds)
-    return False
-  except subprocess.TimeoutExpired:
-    return True
-  finally:
-    # Also what an interrupted caller would leave behind.
-    if process.poll() is None:
-      os.killpg(process.pid, signal.SIGKILL)
-      process.wait()
-
-
-def _command(source: int, limits: Limits) -> list[str]:
+def _command(source: int, tell: int, held: int, limits: Limits) -> list[str]:
   root = os.geteuid() == 0
   bwrap = [
     shutil.which("bwrap") or "bwrap",
     *("--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"),
     *("--unshare-cgroup-try", "--die-with-parent", "--new-session"),
+    *("--info-fd", str(tell), "--block-fd", str(held)),
     *("--hostname", "sandbox", "--clearenv"),
     *("--setenv", "PATH", "/usr/bin:/bin", "--setenv", "HOME", "/tmp"),
     *_system(),
