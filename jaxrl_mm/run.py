@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxrl_mm import experiment, sharding, summary, weights
+from jaxrl_mm import experiment, report, sharding, summary, weights
 from jaxrl_mm.data import sources, templates
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.images import Tiles
@@ -101,6 +101,8 @@ def run(e: Experiment, workdir: Path) -> dict[str, Any]:
         told["stages"][name] = summary.describe_stage(workdir / name, held)
         summary.write(workdir, told)
   summary.show(told, workdir)
+  if jax.process_index() == 0:
+    print(f"To look at: {report.write(workdir)}")
   return told
 
 
