@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from functools import partial
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -14,6 +15,8 @@ import pytest  # noqa: E402
 
 from jaxrl_mm import pytree  # noqa: E402
 from jaxrl_mm.models import config, vlm  # noqa: E402
+from jaxrl_mm.sampling.decode import Sampling  # noqa: E402
+from jaxrl_mm.sampling.generate import generate  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +51,67 @@ def quick_compile():
   jax.config.update("jax_disable_most_optimizations", True)
   yield
   jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session")
+def right_padded():
+  """Prompts with the padding of each row behind it."""
+
+  def turn(prompts):
+    roll = lambda x: jnp.stack(
+      [jnp.roll(row, m.sum(), 0) for row, m in zip(x, prompts.mask)]
+    )
+    return prompts._replace(
+      tokens=roll(prompts.tokens), mask=roll(prompts.mask)
+    )
+
+  return turn
+
+
+@pytest.fixture(scope="session")
+def score():
+  """`(config, image_token) -> jitted (params, prompts) -> (loss, numbers)`.
+
+  The mean log-loss of the prompts' own tokens and its gradient, with hidden
+  states and logits beside it.
+  """
+
+  def make(config, image_token):
+    def loss(params, prompts):
+      features = None
+      if prompts.images is not None:
+        features = vlm.encode_images(config, params, prompts.images)
+      x = vlm.embed(config, params, prompts.tokens, features, image_token)
+      where, _ = vlm.positions(prompts, 0)
+      mask = prompts.mask
+      hidden, _ = vlm.run_decoder(config, params, x, where, vlm.causal(mask))
+      logits = hidden @ vlm.head(params).T
+      logp = jax.nn.log_softmax(logits[:, :-1])
+      picked = prompts.tokens[:, 1:, None]
+      logp = jnp.take_along_axis(logp, picked, axis=-1)[..., 0]
+      scored = mask[:, 1:] & mask[:, :-1]
+      mean = -jnp.sum(logp * scored) / jnp.sum(scored)
+      return mean, (hidden, logits)
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+  return make
+
+
+@pytest.fixture(scope="session")
+def greedy():
+  """`(config, params, prompts, image_token) -> [P, T]` most likely tokens."""
+
+  def draw(config, params, prompts, image_token, length=64):
+    sampling = Sampling(
+      samples_per_prompt=1,
+      max_tokens=length,
+      end_token=-1,
+      pad_token=0,
+      image_token=image_token,
+      temperature=0.0,
+    )
+    sample = jax.jit(partial(generate, config, sampling))
+    return np.asarray(sample(params, prompts, jax.random.key(0)).tokens)
+
+  return draw

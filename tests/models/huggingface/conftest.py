@@ -1,9 +1,8 @@
-"""A second reading of the tables, and the model's numbers to compare."""
+"""A second reading of the tables, and gradients to compare."""
 
 import json
 import re
 import zlib
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -13,8 +12,6 @@ import pytest
 
 from jaxrl_mm import pytree
 from jaxrl_mm.models import vlm
-from jaxrl_mm.sampling.decode import Sampling
-from jaxrl_mm.sampling.generate import generate
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -42,21 +39,6 @@ def weights():
     return (x * (0.5 if "embed_tokens" in name else 0.2)).astype(np.float32)
 
   return lambda shapes: {n: weight(n, s) for n, s in shapes.items()}
-
-
-@pytest.fixture(scope="session")
-def right_padded():
-  """Prompts with the padding of each row behind it."""
-
-  def turn(prompts):
-    roll = lambda x: jnp.stack(
-      [jnp.roll(row, m.sum(), 0) for row, m in zip(x, prompts.mask)]
-    )
-    return prompts._replace(
-      tokens=roll(prompts.tokens), mask=roll(prompts.mask)
-    )
-
-  return turn
 
 
 def _leaf(entry, shape, tensors):
@@ -110,52 +92,3 @@ def compare_gradients(from_tensors):
     return compared
 
   return compare
-
-
-@pytest.fixture(scope="session")
-def score():
-  """`(config, image_token) -> jitted (params, prompts) -> (loss, numbers)`.
-
-  The mean log-loss of the prompts' own tokens and its gradient, with hidden
-  states and logits beside it.
-  """
-
-  def make(config, image_token):
-    def loss(params, prompts):
-      features = None
-      if prompts.images is not None:
-        features = vlm.encode_images(config, params, prompts.images)
-      x = vlm.embed(config, params, prompts.tokens, features, image_token)
-      where, _ = vlm.positions(prompts, 0)
-      mask = prompts.mask
-      hidden, _ = vlm.run_decoder(config, params, x, where, vlm.causal(mask))
-      logits = hidden @ vlm.head(params).T
-      logp = jax.nn.log_softmax(logits[:, :-1])
-      picked = prompts.tokens[:, 1:, None]
-      logp = jnp.take_along_axis(logp, picked, axis=-1)[..., 0]
-      scored = mask[:, 1:] & mask[:, :-1]
-      mean = -jnp.sum(logp * scored) / jnp.sum(scored)
-      return mean, (hidden, logits)
-
-    return jax.jit(jax.value_and_grad(loss, has_aux=True))
-
-  return make
-
-
-@pytest.fixture(scope="session")
-def greedy():
-  """`(config, params, prompts, image_token) -> [P, T]` most likely tokens."""
-
-  def draw(config, params, prompts, image_token, length=64):
-    sampling = Sampling(
-      samples_per_prompt=1,
-      max_tokens=length,
-      end_token=-1,
-      pad_token=0,
-      image_token=image_token,
-      temperature=0.0,
-    )
-    sample = jax.jit(partial(generate, config, sampling))
-    return np.asarray(sample(params, prompts, jax.random.key(0)).tokens)
-
-  return draw
