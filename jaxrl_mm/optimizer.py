@@ -1,7 +1,6 @@
 """The optimizer, as one optax chain."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +20,9 @@ class OptimizerConfig:
     schedule: "constant" or "cosine" (to a tenth of the peak).
     b1, b2, weight_decay: of AdamW.
     clip_norm: global norm the gradient is clipped to.
-    trainable: pattern over whole leaf paths; the other weights are frozen and
-      have no optimizer state. "projector/.*" trains the projector alone.
+    trainable: pattern over whole leaf paths; the other weights are frozen:
+      no gradient, no optimizer state, not in the stage's checkpoints.
+      "projector/.*" trains the projector alone, ".*/lora_[ab]" the adapters.
   """
 
   learning_rate: float = 1e-6
@@ -57,8 +57,21 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
   )
 
 
+def split_trainable(config: OptimizerConfig, params: dict) -> tuple[dict, dict]:
+  """The weights a stage trains, and the frozen ones; see `pytree.join`."""
+  trained, frozen = pytree.split(params, config.trainable)
+  if not trained:
+    names = [name for name, _ in pytree.named_leaves(params)]
+    raise InputError(
+      f"config.optimizer.trainable '{config.trainable}' matches none of the "
+      f"{len(names)} weights; it is a pattern over whole paths such as "
+      f"'{names[0]}'"
+    )
+  return trained, frozen
+
+
 def make_optimizer(
-  config: OptimizerConfig, steps: int, params: Any
+  config: OptimizerConfig, steps: int
 ) -> optax.GradientTransformation:
   """The chain; a non-finite gradient leaves weights and moments untouched.
 
@@ -69,7 +82,6 @@ def make_optimizer(
   Args:
     config: the settings.
     steps: updates of the stage, for the schedule.
-    params: weights or their shapes, for the frozen ones.
   """
   chain = optax.chain(
     optax.clip_by_global_norm(config.clip_norm),
@@ -80,22 +92,8 @@ def make_optimizer(
       weight_decay=config.weight_decay,
     ),
   )
-  labels = pytree.map_with_name(
-    lambda name, _: "train" if pytree.matches(config.trainable, name) else "",
-    params,
-  )
-  names = jax.tree.leaves(labels)
-  if "train" not in names:
-    raise InputError(
-      f"config.optimizer.trainable '{config.trainable}' matches none of the "
-      f"{len(names)} weights; it is a pattern over whole paths such as "
-      f"'{pytree.named_leaves(params)[0][0]}'"
-    )
-  frozen = {"train": chain, "": optax.set_to_zero()}
   # The bound is out of reach: optax applies bad updates once it is passed.
-  return _in_float32(
-    optax.apply_if_finite(optax.partition(frozen, labels), 2**30)
-  )
+  return _in_float32(optax.apply_if_finite(chain, 2**30))
 
 
 def _in_float32(

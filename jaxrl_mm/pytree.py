@@ -42,6 +42,31 @@ def first_match(name: str, table: Sequence[tuple[str, Any]]) -> Any:
   raise KeyError(f"no pattern matches the leaf '{name}'; add one to the table")
 
 
+def split(tree: dict, pattern: str) -> tuple[dict, dict]:
+  """Nested dicts of the leaves whose paths match, and of the others."""
+  parts = {}, {}
+
+  def walk(node, path, into):
+    for key, child in node.items():
+      inside = (*path, key)
+      if isinstance(child, dict):
+        walk(child, inside, into)
+        continue
+      at = into[0 if matches(pattern, "/".join(inside)) else 1]
+      for name in path:
+        at = at.setdefault(name, {})
+      at[key] = child
+
+  walk(tree, (), parts)
+  return parts
+
+
+def join(left: dict, right: dict) -> dict:
+  """One nested dict of two that share no leaf; the way back from `split`."""
+  both = {k: join(left[k], right[k]) for k in left.keys() & right.keys()}
+  return left | right | both
+
+
 def matches(pattern: str, name: str) -> bool:
   """Whether `pattern` matches the whole of `name`."""
   return re.fullmatch(pattern, name) is not None

@@ -12,7 +12,8 @@ class TrainState(NamedTuple):
 
   Attributes:
     step: updates done in this stage.
-    params: weights.
+    params: the weights this stage trains; frozen ones never change and are
+      passed beside the state.
     opt_state: of the optimizer.
     algorithm: of the trajectory transform (the replay buffer lives here);
       () in stages without one.
@@ -41,12 +42,10 @@ def optimizer_shardings(
     replicated: the layout of all other state.
   """
   shapes = jax.eval_shape(optimizer.init, params)
-  frozen = lambda moment: isinstance(moment, optax.MaskedNode)
   return optax.tree.map_params(
     optimizer,
-    lambda moment, sharding: moment if frozen(moment) else sharding,
+    lambda _, sharding: sharding,
     shapes,
     param_shardings,
     transform_non_params=lambda _: replicated,
-    is_leaf=frozen,
   )

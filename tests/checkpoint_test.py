@@ -46,15 +46,6 @@ def test_keeps_the_newest(tmp_path):
   assert kept == ["2", "3"]
 
 
-def test_exists_only_when_whole(tmp_path):
-  folder = tmp_path / "c"
-  assert not checkpoint.exists(folder)
-  (folder / "4.orbax-checkpoint-tmp").mkdir(parents=True)
-  assert not checkpoint.exists(folder)
-  (folder / "4").mkdir()
-  assert checkpoint.exists(folder)
-
-
 def test_a_damaged_checkpoint_is_named(tmp_path):
   state = _state(sharding.make_mesh())
   with checkpoint.Checkpoints(tmp_path / "c") as saved:
@@ -65,3 +56,15 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
   with checkpoint.Checkpoints(tmp_path / "c") as saved:
     with pytest.raises(InputError, match="c/3 cannot be read.*delete"):
       saved.restore(state)
+
+
+def test_weights_alone_can_be_read_onto_a_mesh(tmp_path):
+  weights = {"decoder": {"up": jnp.arange(16.0).reshape(8, 2)}}
+  with checkpoint.Checkpoints(tmp_path / "c") as saved:
+    saved.save(3, {"params": weights, "opt_state": (jnp.ones(2),)}, {"x": 1})
+  rows = sharding.rows(sharding.make_mesh(8))
+  wanted = jax.ShapeDtypeStruct((8, 2), jnp.float32, sharding=rows)
+  with checkpoint.Checkpoints(tmp_path / "c") as saved:
+    got = saved.restore_params({"decoder": {"up": wanted}})
+  np.testing.assert_array_equal(got["decoder"]["up"], weights["decoder"]["up"])
+  assert got["decoder"]["up"].sharding == rows

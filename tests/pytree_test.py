@@ -44,3 +44,12 @@ def test_matches_is_about_the_whole_path():
   assert pytree.matches("projector/.*", "projector/up/kernel")
   assert not pytree.matches("projector", "projector/up/kernel")
   assert not pytree.matches("up/kernel", "projector/up/kernel")
+
+
+def test_split_and_join_are_inverse():
+  tree = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
+  chosen, rest = pytree.split(tree, "a/c/.*|e")
+  assert chosen == {"a": {"c": {"d": 2}}, "e": 3}
+  assert rest == {"a": {"b": 1}}
+  assert pytree.join(chosen, rest) == pytree.join(rest, chosen) == tree
+  assert pytree.split(tree, ".*") == (tree, {})

@@ -17,7 +17,8 @@ class Einsum(nn.Module):
     bias: shape of the bias, or () for none.
 
   The kernel starts normal with variance 1 / fan-in, where fan-in counts the
-  kernel's letters that do not reach the output.
+  kernel's letters that do not reach the output. Where the weights hold a
+  low-rank adapter (see `lora`) its output is added.
   """
 
   equation: str
@@ -28,7 +29,7 @@ class Einsum(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
     inputs, output = self.equation.split("->")
-    letters = inputs.split(",")[1]
+    of_x, letters = inputs.split(",")
     fan_in = math.prod(
       n for a, n in zip(letters, self.shape) if a not in output
     )
@@ -37,10 +38,24 @@ class Einsum(nn.Module):
       "kernel", nn.initializers.normal(fan_in**-0.5), self.shape, dtype
     )
     y = jnp.einsum(self.equation, x, kernel.astype(x.dtype))
+    if self.has_variable("params", "lora_a"):
+      y = y + self._adapter(x, of_x, letters, output)
     if self.bias:
       bias = self.param("bias", nn.initializers.zeros, self.bias, dtype)
       y = y + bias.astype(x.dtype)
     return y
+
+  def _adapter(self, x, of_x, letters, output):
+    """scale * (x A) B, with the rank as letter z."""
+    a, b, scale = (
+      self.get_variable("params", name).astype(x.dtype)
+      for name in ("lora_a", "lora_b", "lora_scale")
+    )
+    summed = "".join(n for n in letters if n not in output)
+    others = "".join(n for n in letters if n in output)
+    kept = "".join(n for n in of_x if n not in summed)
+    low = jnp.einsum(f"{of_x},{summed}z->{kept}z", x, a)
+    return scale * jnp.einsum(f"{kept}z,z{others}->{output}", low, b)
 
 
 class RMSNorm(nn.Module):

@@ -174,7 +174,7 @@ def init_state(
   """The state at step 0, already laid out, and its layout.
 
   Args:
-    params: weights on the mesh.
+    params: weights to train, on the mesh.
     optimizer: optax.
     algorithm_init: makes the transform's state from nothing.
     key: of the stage.

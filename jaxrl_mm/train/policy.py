@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxrl_mm import algorithms, masked, sharding
+from jaxrl_mm import algorithms, masked, pytree, sharding
 from jaxrl_mm.algorithms import Algorithm
 from jaxrl_mm.data import loader
 from jaxrl_mm.data import tokenizer as tok
@@ -20,7 +20,11 @@ from jaxrl_mm.errors import InputError
 from jaxrl_mm.metrics import append_lines
 from jaxrl_mm.models import vlm
 from jaxrl_mm.models.vlm import Params
-from jaxrl_mm.optimizer import OptimizerConfig, make_optimizer
+from jaxrl_mm.optimizer import (
+  OptimizerConfig,
+  make_optimizer,
+  split_trainable,
+)
 from jaxrl_mm.rewards.compose import Term
 from jaxrl_mm.rollout import rollout
 from jaxrl_mm.sampling.decode import Sampling
@@ -132,7 +136,8 @@ def run(
   """
   mesh, everywhere = setting.mesh, sharding.replicated(setting.mesh)
   algorithm = make_algorithm(config, setting.seed)
-  optimizer = make_optimizer(config.optimizer, config.steps, params)
+  trained, frozen = split_trainable(config.optimizer, params)
+  optimizer = make_optimizer(config.optimizer, config.steps)
   sample = make_sampler(
     setting.model,
     Sampling(
@@ -149,7 +154,7 @@ def run(
   )
   shapes = _trajectory_shapes(setting, config, source, terms)
   state, layout = init_state(
-    params,
+    trained,
     optimizer,
     lambda: algorithm.transform.init(optax.tree.zeros_like(shapes)),
     jax.random.key(setting.seed),
@@ -164,10 +169,9 @@ def run(
   def step(number, state, batch):
     began = time.perf_counter()
     key = jax.random.fold_in(state.key, number)
-    rolled = rollout(
-      sample, state.params, batch, key, terms, setting.tokenizer, mesh
-    )
-    state, metrics, shown = update(state, rolled.trajectories)
+    whole = pytree.join(state.params, frozen)
+    rolled = rollout(sample, whole, batch, key, terms, setting.tokenizer, mesh)
+    state, metrics, shown = update(state, frozen, rolled.trajectories)
     jax.block_until_ready(state.step)
     seconds = time.perf_counter() - began
     if number % config.samples_every == 1 % config.samples_every:
@@ -180,7 +184,7 @@ def run(
       "update_seconds": rest,
     }
 
-  return run_stage(
+  state = run_stage(
     folder,
     state,
     process_batches(
@@ -190,7 +194,8 @@ def run(
     steps=config.steps,
     loop=setting.loop,
     headline=("reward", "answer", "effective"),
-  ).params
+  )
+  return pytree.join(state.params, frozen)
 
 
 def _trajectory_shapes(setting, config, source, terms) -> Trajectories:
@@ -213,18 +218,18 @@ def _trajectory_shapes(setting, config, source, terms) -> Trajectories:
   )
 
 
-def _update(setting, config, algorithm, optimizer, state, trajectories):
+def _update(setting, config, algorithm, optimizer, state, frozen, trajectories):
   """Rewards to advantages to one optimizer step, all in one program."""
   mixed, memory = algorithm.transform.update(trajectories, state.algorithm)
   mixed = sharding.constrain_rows(mixed)
   rows = mixed.group.shape[0]
   replayed = optax.tree.get(memory, "replayed", jnp.zeros(rows, bool))
 
-  def loss_fn(params, batch):
+  def loss_fn(trained, batch):
     t, replayed = batch
     logp, entropy = vlm.completion_logp(
       setting.model,
-      params,
+      pytree.join(trained, frozen),
       t.prompts,
       t.tokens,
       t.mask,

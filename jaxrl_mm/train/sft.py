@@ -6,12 +6,16 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from jaxrl_mm import losses, masked, sharding
+from jaxrl_mm import losses, masked, pytree, sharding
 from jaxrl_mm.data import loader
 from jaxrl_mm.data.sources import Source
 from jaxrl_mm.models import vlm
 from jaxrl_mm.models.vlm import Params
-from jaxrl_mm.optimizer import OptimizerConfig, make_optimizer
+from jaxrl_mm.optimizer import (
+  OptimizerConfig,
+  make_optimizer,
+  split_trainable,
+)
 from jaxrl_mm.train.loop import Setting, init_state, process_batches, run_stage
 from jaxrl_mm.train.step import make_train_step
 
@@ -53,9 +57,10 @@ def run(
     The trained weights.
   """
   mesh = setting.mesh
-  optimizer = make_optimizer(config.optimizer, config.steps, params)
+  trained, frozen = split_trainable(config.optimizer, params)
+  optimizer = make_optimizer(config.optimizer, config.steps)
   key = jax.random.key(setting.seed)
-  state, layout = init_state(params, optimizer, tuple, key, mesh)
+  state, layout = init_state(trained, optimizer, tuple, key, mesh)
 
   def loss_fn(params, rows):
     logp, entropy = vlm.completion_logp(
@@ -73,11 +78,12 @@ def run(
   update = make_train_step(loss_fn, optimizer, config.micro_batch, layout)
 
   def step(_, state, batch):
-    state, metrics = update(state, sharding.to_device(batch.arrays, mesh))
+    rows = sharding.to_device(batch.arrays, mesh)
+    state, metrics = update(state, frozen, rows)
     read = batch.arrays.mask.sum() + batch.arrays.prompts.mask.sum()
     return state, metrics | {"tokens": read * jax.process_count()}
 
-  return run_stage(
+  state = run_stage(
     folder,
     state,
     process_batches(setting, source, loader.encode_demonstration, config.batch),
@@ -85,4 +91,5 @@ def run(
     steps=config.steps,
     loop=setting.loop,
     headline=("loss",),
-  ).params
+  )
+  return pytree.join(state.params, frozen)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from jaxrl_mm import sharding
+from jaxrl_mm import pytree, sharding
 from jaxrl_mm.structs import Metrics
 from jaxrl_mm.train_state import TrainState
 
@@ -111,19 +111,24 @@ def make_train_step(
   micro_batch: int,
   shardings: TrainState | None = None,
 ):
-  """A jitted `(state, batch) -> (state, metrics)`; the state is donated.
+  """A jitted `(state, frozen, batch) -> (state, metrics)`.
+
+  The state is donated; only its weights have gradients.
 
   Args:
-    loss_fn: see `LossFn`.
+    loss_fn: see `LossFn`; its weights are the trained and the frozen ones.
     optimizer: optax.
     micro_batch: rows a device sees at once, at most.
     shardings: of the state; pinned on the way out, or gradients and weights
       would lose their fsdp axis. None leaves it to the compiler.
   """
 
-  def step(state, batch):
+  def step(state, frozen, batch):
     gradient, loss, metrics = accumulate_gradients(
-      loss_fn, state.params, batch, micro_batch
+      lambda trained, rows: loss_fn(pytree.join(trained, frozen), rows),
+      state.params,
+      batch,
+      micro_batch,
     )
     return apply_gradient(state, gradient, loss, metrics, optimizer)
 

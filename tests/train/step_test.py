@@ -119,20 +119,20 @@ def _state(optimizer, params):
 
 
 def test_a_step_updates_weights_and_reports(weights, batch):
-  optimizer = make_optimizer(OptimizerConfig(0.02), 10, weights)
+  optimizer = make_optimizer(OptimizerConfig(0.02), 10)
   train = step.make_train_step(_token_mean, optimizer, 2)
   gradient, loss, _ = step.accumulate_gradients(
     _token_mean, weights, batch, ROWS
   )
   norm = np.sqrt(sum(np.sum(g**2) for g in jax.tree.leaves(gradient)))
-  state, metrics = train(_state(optimizer, weights), batch)
+  state, metrics = train(_state(optimizer, weights), {}, batch)
   assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)
   assert metrics["double"] == pytest.approx(2 * float(loss), rel=1e-5)
   assert metrics["gradient_norm"] == pytest.approx(float(norm), rel=1e-4)
   assert metrics["bad_steps"] == 0
   losses = [float(loss)]
   for _ in range(4):
-    state, metrics = train(state, batch)
+    state, metrics = train(state, {}, batch)
     losses.append(float(metrics["loss"]))
   assert losses == sorted(losses, reverse=True)
   assert state.step == 5
@@ -141,18 +141,18 @@ def test_a_step_updates_weights_and_reports(weights, batch):
 def test_a_gradient_that_is_not_finite_leaves_weights_and_moments(
   weights, batch
 ):
-  optimizer = make_optimizer(OptimizerConfig(0.1), 10, weights)
+  optimizer = make_optimizer(OptimizerConfig(0.1), 10)
   train = step.make_train_step(_token_mean, optimizer, 2)
-  state, _ = train(_state(optimizer, weights), batch)
+  state, _ = train(_state(optimizer, weights), {}, batch)
   kept = lambda state: (state.params, state.opt_state.inner_state)
   before = jax.tree.map(np.array, kept(state))
   broken = batch | {"x": batch["x"].at[3, 0, 0].set(jnp.nan)}
   for count in (1, 2):
-    state, metrics = train(state, broken)
+    state, metrics = train(state, {}, broken)
     jax.tree.map(np.testing.assert_array_equal, kept(state), before)
     assert metrics["bad_steps"] == count
     assert not np.isfinite(metrics["gradient_norm"])
-  state, metrics = train(state, batch)
+  state, metrics = train(state, {}, batch)
   assert metrics["bad_steps"] == 0
   assert (state.params["w"] != before[0]["w"]).any()
   assert state.step == 4
@@ -160,11 +160,11 @@ def test_a_gradient_that_is_not_finite_leaves_weights_and_moments(
 
 def test_bfloat16_weights_are_trained_and_stay_bfloat16(weights, batch):
   narrow = jax.tree.map(lambda w: w.astype(jnp.bfloat16), weights)
-  optimizer = make_optimizer(OptimizerConfig(0.05), 10, narrow)
+  optimizer = make_optimizer(OptimizerConfig(0.05), 10)
   train = step.make_train_step(_token_mean, optimizer, 4)
   state, losses = _state(optimizer, narrow), []
   for _ in range(4):
-    state, metrics = train(state, batch)
+    state, metrics = train(state, {}, batch)
     losses.append(float(metrics["loss"]))
   assert losses == sorted(losses, reverse=True)
   assert all(w.dtype == jnp.bfloat16 for w in jax.tree.leaves(state.params))
@@ -207,31 +207,31 @@ def trainer(tiny, params):
     count = jnp.sum(rows.mask)
     return -jnp.sum(logp * rows.mask) / count, count.astype(jnp.float32), {}
 
-  optimizer = make_optimizer(
-    OptimizerConfig(1e-2, trainable="(projector|decoder)/.*"), 10, weights
-  )
+  trained, frozen = pytree.split(weights, "(projector|decoder)/.*")
+  optimizer = make_optimizer(OptimizerConfig(1e-2), 10)
 
   def layout(mesh):
     everywhere = sharding.replicated(mesh)
-    placed = param_shardings(mesh, weights)
+    placed = param_shardings(mesh, trained)
     return TrainState(
       step=everywhere,
       params=placed,
-      opt_state=optimizer_shardings(optimizer, weights, placed, everywhere),
+      opt_state=optimizer_shardings(optimizer, trained, placed, everywhere),
       algorithm=(),
       key=everywhere,
     )
 
   def run(mesh, batch, micro_batch):
-    state = _state(optimizer, weights)
+    state = _state(optimizer, trained)
     if mesh is None:
       train = step.make_train_step(loss, optimizer, micro_batch)
-      return train(state, jax.tree.map(jnp.asarray, batch))
+      return train(state, frozen, jax.tree.map(jnp.asarray, batch))
     places = layout(mesh)
     with jax.set_mesh(mesh):
       train = step.make_train_step(loss, optimizer, micro_batch, places)
       state = jax.device_put(state, places)
-      state, metrics = train(state, sharding.to_device(batch, mesh))
+      rest = jax.device_put(frozen, param_shardings(mesh, frozen))
+      state, metrics = train(state, rest, sharding.to_device(batch, mesh))
     for array, place in zip(jax.tree.leaves(state), jax.tree.leaves(places)):
       assert array.sharding.is_equivalent_to(place, array.ndim)
     return state, metrics
