@@ -42,3 +42,27 @@ def test_recorded_transforms_cost_under_two_percent_of_a_step():
   assert len(lines) > 30
   for record in map(json.loads, lines):
     assert record["share_of_step"] < 0.02, record["name"]
+
+
+def test_rollout(tmp_path, monkeypatch, capsys):
+  file = tmp_path / "rollout.jsonl"
+  sizes = "--scale 64 --repeats 1 --tunix_python nowhere"
+  arguments = ["rollout.py", *sizes.split(), "--json", str(file)]
+  monkeypatch.setattr(sys, "argv", arguments)
+  runpy.run_path(str(BENCHMARKS / "rollout.py"), run_name="__main__")
+  records = [json.loads(line) for line in file.read_text().splitlines()]
+  assert [r["name"] for r in records] == [
+    "shared, 32",
+    "unshared, 32",
+    "int8, 32",
+    "equal, 256",
+    "long tail, 256",
+    "32 prompts: ours",
+    "4 prompts x 8: ours",
+    "4 x 8, prompt of 1000: ours",
+  ]
+  assert all(r["useful"] > 0 for r in records)
+  assert all(r["of_floor"] > 0 for r in records[:3])
+  table = capsys.readouterr().out
+  assert "transformers is skipped: give --transformers_python" in table
+  assert "tunix is skipped: nowhere does not run it" in table

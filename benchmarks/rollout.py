@@ -1,0 +1,342 @@
+"""How fast rollouts are: prefill, decode, long tails, other samplers.
+
+  python benchmarks/rollout.py --json benchmarks/results/rollout_cpu.jsonl \\
+    --transformers_python TORCH_ENV/bin/python \\
+    --tunix_python TUNIX_ENV/bin/python
+  python benchmarks/rollout.py --size qwen2.5-vl-7b \\
+    --json benchmarks/results/rollout_gpu.jsonl
+
+The model is the decoder of the named size with random weights; no row ends
+before its limit, so that every sampler does the same work.
+
+One line a case. "decode" is the time of a call less that of the same call with
+one token a row. The floor of the decode steps is the time to move what must
+move, at the bandwidth that adding two large arrays reaches here: every step
+the weights once, each prompt's cache once a group, each row's own cache once.
+"useful" counts drawn tokens over the whole call, prefill included. In the long
+tail, limits are log-normal (median T / 5, sigma 1, cut at T) and eight times as
+many rows as slots wait; "equal" gives each row the mean of those limits.
+Peers run in processes of their own, in turns with ours, case by case.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl_mm import metrics
+from jaxrl_mm.models import vlm
+from jaxrl_mm.models.config import DecoderConfig, ModelConfig
+from jaxrl_mm.sampling.decode import Sampling
+from jaxrl_mm.sampling.schedule import Schedule, make_sampler
+from jaxrl_mm.structs import Prompts
+
+PEERS = Path(__file__).parent / "peers"
+# The decoders of models to come in this benchmark; pictures are prefill.
+SIZES = {
+  "tiny": ModelConfig(
+    vision=None,
+    decoder=DecoderConfig(
+      layers=4,
+      width=256,
+      heads=8,
+      kv_heads=2,
+      head_dim=32,
+      mlp=768,
+      vocab=1024,
+      tied=True,
+    ),
+    dtype="float32",
+  ),
+  "qwen2.5-vl-7b": ModelConfig(
+    vision=None,
+    decoder=DecoderConfig(
+      layers=28,
+      width=3584,
+      heads=28,
+      kv_heads=4,
+      head_dim=128,
+      mlp=18944,
+      vocab=152064,
+    ),
+    param_dtype="bfloat16",
+  ),
+}
+
+
+class Case(NamedTuple):
+  """P prompts of S tokens, G samples each of T tokens at most."""
+
+  name: str
+  prompts: int
+  samples: int
+  prompt_tokens: int
+  tokens: int
+  slots: int
+  lengths: str = "full"
+  cache: str = "model"
+
+
+def cases(size: str) -> Iterator[Case]:
+  """What is measured without peers."""
+  if size == "tiny":
+    shapes, prompt, tokens = (32,), 256, 128
+  else:
+    shapes, prompt, tokens = (64, 256), 1200, 848
+  for rows in shapes:
+    yield Case(f"shared, {rows}", rows // 8, 8, prompt, tokens, rows)
+    yield Case(f"unshared, {rows}", rows, 1, prompt, tokens, rows)
+    yield Case(
+      f"int8, {rows}", rows // 8, 8, prompt, tokens, rows, cache="int8"
+    )
+  rows = shapes[0]
+  for lengths in ("equal", "long tail"):
+    yield Case(
+      f"{lengths}, {8 * rows}", rows, 8, prompt, tokens, rows, lengths=lengths
+    )
+
+
+def against_peers() -> Iterator[Case]:
+  yield Case("32 prompts", 32, 1, 64, 64, 32)
+  yield Case("4 prompts x 8", 4, 8, 64, 64, 32)
+  yield Case("4 x 8, prompt of 1000", 4, 8, 1000, 64, 32)
+
+
+def limits(case: Case) -> np.ndarray:
+  """Most tokens of each row."""
+  rows, most = case.prompts * case.samples, case.tokens
+  if case.lengths == "full":
+    return np.full(rows, most)
+  normal = np.random.default_rng(0).standard_normal(rows)
+  tail = np.clip(np.exp(normal) * most / 5, 1, most).astype(int)
+  equal = np.full(rows, round(tail.mean()))
+  return tail if case.lengths == "long tail" else equal
+
+
+class Ours:
+  """Our sampler on one case."""
+
+  def __init__(self, config: ModelConfig, params: vlm.Params, case: Case):
+    sampling = Sampling(
+      samples_per_prompt=case.samples,
+      max_tokens=case.tokens,
+      end_token=-1,
+      pad_token=0,
+      image_token=-1,
+      cache=case.cache,
+    )
+    schedule = Schedule(slots=case.slots)
+    self._sample = make_sampler(config, sampling, schedule)
+    shape = case.prompts, case.prompt_tokens
+    words = jax.random.randint(
+      jax.random.key(1), shape, 0, config.decoder.vocab
+    )
+    group = jnp.arange(case.prompts)
+    self._prompts = Prompts(words, jnp.ones(shape, bool), None, group)
+    self._params, self._calls = params, 0
+
+  def seconds(self, limits: np.ndarray) -> float:
+    self._calls += 1
+    key = jax.random.key(self._calls)
+    start = time.perf_counter()
+    drawn = self._sample(self._params, self._prompts, key, limits=limits)
+    jax.block_until_ready(drawn)
+    return time.perf_counter() - start
+
+
+class Peer:
+  """Another sampler in a process of its own."""
+
+  def __init__(self, script: str, python: str, config: ModelConfig):
+    self._process = subprocess.Popen(
+      [python, str(PEERS / script)],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    self.name = self._ask(vars(config.decoder))
+
+  def seconds(self, case: Case) -> float:
+    return self._ask(case._asdict())
+
+  def close(self) -> None:
+    self._process.stdin.close()
+    self._process.wait()
+
+  def _ask(self, what):
+    self._process.stdin.write(json.dumps(what) + "\n")
+    self._process.stdin.flush()
+    return json.loads(self._process.stdout.readline())
+
+
+def bandwidth() -> float:
+  """Bytes a second of adding two arrays of 128 MiB."""
+  x, y = jnp.ones((2, 32, 1024, 1024))
+  add = jax.jit(jnp.add)
+  add(x, y).block_until_ready()
+  times = []
+  for _ in range(5):
+    start = time.perf_counter()
+    add(x, y).block_until_ready()
+    times.append(time.perf_counter() - start)
+  return 3 * x.nbytes / min(times)
+
+
+def decode_bytes(config: ModelConfig, params: vlm.Params, case: Case) -> float:
+  """What all decode steps of a case with full lengths must move.
+
+  The first token of a row comes from its prompt, so there are T - 1 steps; at
+  each the own caches hold one token more.
+  """
+  d, width = config.decoder, jnp.dtype(config.dtype).itemsize
+  size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
+  weights = width * (size(params["decoder"]) + d.vocab * d.width)
+  token = 2 * d.layers * d.kv_heads
+  token *= d.head_dim + 4 if case.cache == "int8" else width * d.head_dim
+  steps = case.tokens - 1
+  prompts = case.prompts * case.prompt_tokens * token
+  own = case.prompts * case.samples * token * case.tokens / 2
+  return steps * (weights + prompts + own)
+
+
+def measure(
+  config: ModelConfig, params: vlm.Params, case: Case, repeats: int, rate: float
+) -> dict:
+  """Times one case; see the top of the file."""
+  before, start = metrics.compilations(), time.perf_counter()
+  ours, most = Ours(config, params, case), limits(case)
+  ours.seconds(most)
+  compiled = metrics.compilations() - before
+  first = time.perf_counter() - start
+  whole = min(ours.seconds(most) for _ in range(repeats))
+  record = {
+    "useful": int(most.sum()) / whole,
+    "seconds": whole,
+    "compile_seconds": first - whole,
+    "compilations": compiled,
+  }
+  if case.lengths == "full":
+    prefill = min(ours.seconds(np.ones_like(most)) for _ in range(repeats))
+    drawn = case.prompts * case.samples * (case.tokens - 1)
+    floor = decode_bytes(config, params, case) / rate
+    record |= {
+      "prefill": case.prompts * case.prompt_tokens / prefill,
+      "decode": drawn / (whole - prefill),
+      "of_floor": floor / (whole - prefill),
+    }
+  return record
+
+
+def find_peers(flags, config: ModelConfig) -> list[Peer]:
+  """Those that were named and start; says which did not."""
+  peers = []
+  for name in ("transformers", "tunix"):
+    python = getattr(flags, f"{name}_python")
+    if not python:
+      print(f"{name} is skipped: give --{name}_python")
+      continue
+    try:
+      peers.append(Peer(f"{name}_generate.py", python, config))
+    except (OSError, ValueError) as error:
+      print(f"{name} is skipped: {python} does not run it ({error})")
+  return peers
+
+
+def compare(
+  config: ModelConfig, params: vlm.Params, case: Case, peers, repeats: int
+) -> Iterator[tuple[str, dict]]:
+  """Ours and theirs in turns; the shortest of each counts."""
+  ours, most = Ours(config, params, case), limits(case)
+  runs = {"ours": lambda: ours.seconds(most)}
+  runs |= {peer.name: lambda peer=peer: peer.seconds(case) for peer in peers}
+  for run in runs.values():
+    run()
+  turns = [{name: run() for name, run in runs.items()} for _ in range(repeats)]
+  for name in runs:
+    seconds = min(turn[name] for turn in turns)
+    ratios = sorted(turn[name] / turn["ours"] for turn in turns)
+    yield (
+      f"{case.name}: {name}",
+      {
+        "useful": int(most.sum()) / seconds,
+        "seconds": seconds,
+        "times_ours": ratios[len(ratios) // 2],
+      },
+    )
+
+
+COLUMNS = {
+  "prefill": "prefill tok/s",
+  "decode": "decode tok/s",
+  "of_floor": "of floor",
+  "useful": "useful tok/s",
+  "compile_seconds": "compile s",
+  "compilations": "programs",
+  "times_ours": "x ours",
+}
+
+
+def line(name: str, record: dict) -> str:
+  cells = (
+    f"{record[key]:14.2f}" if key in record else " " * 14 for key in COLUMNS
+  )
+  return f"{name:46}" + "".join(cells)
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("--size", default="tiny", choices=SIZES)
+  parser.add_argument("--scale", type=int, default=1, help="divide all lengths")
+  parser.add_argument("--repeats", type=int, default=3)
+  parser.add_argument("--transformers_python", help="that has it and torch")
+  parser.add_argument("--tunix_python", help="that has google-tunix")
+  parser.add_argument("--json", help="append one object a line to this file")
+  flags = parser.parse_args()
+  config, rate = SIZES[flags.size], bandwidth()
+  params = jax.jit(vlm.init, static_argnums=0)(config, jax.random.key(0))
+  about = {
+    "size": flags.size,
+    "machine": f"{platform.machine()}, {jax.devices()[0].device_kind}",
+    "jax": jax.__version__,
+    "date": date.today().isoformat(),
+    "bandwidth": rate,
+  }
+  print(json.dumps(about))
+  print(f"{'':46}" + "".join(f"{x:>14}" for x in COLUMNS.values()))
+
+  def tell(case, name, record):
+    print(line(name, record), flush=True)
+    if flags.json:
+      with open(flags.json, "a") as file:
+        everything = about | case._asdict() | {"name": name} | record
+        file.write(json.dumps(everything) + "\n")
+
+  def shorter(case):
+    cut = lambda tokens: max(tokens // flags.scale, 2)
+    return case._replace(
+      prompt_tokens=cut(case.prompt_tokens), tokens=cut(case.tokens)
+    )
+
+  for case in map(shorter, cases(flags.size)):
+    record = measure(config, params, case, flags.repeats, rate)
+    tell(case, case.name, record)
+  if flags.size == "tiny":
+    peers = find_peers(flags, config)
+    for case in map(shorter, against_peers()):
+      for name, record in compare(config, params, case, peers, flags.repeats):
+        tell(case, name, record)
+    for peer in peers:
+      peer.close()
+
+
+if __name__ == "__main__":
+  main()
