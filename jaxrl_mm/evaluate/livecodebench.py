@@ -39,8 +39,8 @@ specification and passes all tests.
 ### Answer: (use the provided format with backticks)
 """
 _STARTER = (
-  "You will use the following starter code to write the solution to the problem "
-  "and enclose your code within delimiters."
+  "You will use the following starter code to write the solution to the "
+  "problem and enclose your code within delimiters."
 )
 _STDIN = (
   "Read the inputs from stdin solve the problem and write the answer to stdout "
@@ -65,10 +65,6 @@ def read(folder: Path) -> list[Item]:
 
 def _item(record: Record) -> Item:
   metadata = json.loads(record.values.get("metadata") or "{}")
-  name = metadata.get("func_name") or ""
-  public = records.get(record, "public_test_cases", str)
-  private = records.get(record, "private_test_cases", str)
-  tests = [*_tests(record, public), *_tests(record, private)]
   return Item(
     id=records.get(record, "question_id", str),
     question=records.get(record, "question_content", str),
@@ -77,16 +73,29 @@ def _item(record: Record) -> Item:
     details={
       "starter": record.values.get("starter_code") or "",
       "date": str(record.values.get("contest_date") or ""),
-      "cases": [
-        Case(
-          t["input"],
-          t["output"],
-          name if t.get("testtype") == "functional" else "",
-        )
-        for t in tests
-      ],
+      "cases": cases(record, metadata.get("func_name") or ""),
     },
   )
+
+
+def cases(record: Record, function: str) -> list[Case]:
+  """The public and the private tests of a record.
+
+  Args:
+    record: with `public_test_cases` and `private_test_cases`.
+    function: what tests of the kind "functional" call.
+  """
+  public = records.get(record, "public_test_cases", str)
+  private = records.get(record, "private_test_cases", str)
+  tests = [*_tests(record, public), *_tests(record, private)]
+  return [
+    Case(
+      t["input"],
+      t["output"],
+      function if t.get("testtype") == "functional" else "",
+    )
+    for t in tests
+  ]
 
 
 class _TextOnly(pickle.Unpickler):
