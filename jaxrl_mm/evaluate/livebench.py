@@ -225,16 +225,16 @@ def _grader(record: Record, task: str, subtask: str) -> str:
   grader = next((name for name in names if name in known), None)
   if grader is None:
     raise InputError(
-      f"{record.where}: the task '{task}' has no grader here; remove its folder, "
-      "and compare by category only"
+      f"{record.where}: the task '{task}' has no grader here; remove its "
+      "folder, and compare by category only"
     )
   unknown = set(record.values.get("instruction_id_list") or ()) - set(
     instructions.CHECKS
   )
   if grader in _INSTRUCTIONS and unknown:
     raise InputError(
-      f"{record.where}: the instruction '{min(unknown)}' is not known here; use "
-      "a release before 2025-11"
+      f"{record.where}: the instruction '{min(unknown)}' is not known here; "
+      "use a release before 2025-11"
     )
   return grader
 
