@@ -22,6 +22,8 @@ class Example(NamedTuple):
     question: the user's text.
     answer: the truth the graders compare with.
     demonstration: a completion to imitate, empty where there is none.
+    facts: what is in the pictures, as far as it is known: the digits, with
+      commas.
   """
 
   name: str
@@ -29,6 +31,7 @@ class Example(NamedTuple):
   question: str
   answer: str
   demonstration: str = ""
+  facts: str = ""
 
 
 @runtime_checkable
@@ -99,6 +102,7 @@ class Digits:
       question=question,
       answer=answer,
       demonstration=f"<think>{thought}</think><answer>{answer}</answer>",
+      facts=",".join(map(str, digits)),
     )
 
 
