@@ -49,7 +49,8 @@ class DataConfig:
     demonstrations: source of the cold start, see `sources.open_source`.
     labelled: digits whose labels the demonstrations may use; 0 for all.
     prompts: source of the policy stage.
-    tokenizer: folder of a tokenizer; empty builds that of the digits.
+    tokenizer: folder of a tokenizer; empty takes that of the published
+      checkpoint, or builds that of the digits.
     prompt_tokens, completion_tokens, max_tiles: see `loader.Layout`.
   """
 
@@ -69,11 +70,14 @@ class Experiment:
   Attributes:
     seed: of weights, data order and sampling.
     stages: what is run, in order: "sft", "policy".
+    pretrained: folder of a published checkpoint to start from, as it is on
+      the hub; empty starts from random weights.
     lora: adapters beside the weights, or None; a stage whose
       `optimizer.trainable` is ".*/lora_[ab]" trains them alone.
   """
 
   model: ModelConfig
+  pretrained: str = ""
   lora: LoraConfig | None = None
   seed: int = 0
   stages: tuple[str, ...] = ("sft", "policy")
@@ -88,6 +92,22 @@ class Experiment:
 def to_config(experiment: Experiment) -> ml_collections.ConfigDict:
   """The form whose values the command line can change one by one."""
   return ml_collections.ConfigDict(dataclasses.asdict(experiment))
+
+
+def read(workdir: Path) -> Experiment:
+  """The experiment of a run, from its folder.
+
+  Raises:
+    InputError: the folder holds no run.
+  """
+  path = workdir / "config.json"
+  try:
+    values = json.loads(path.read_text())
+  except (OSError, json.JSONDecodeError) as error:
+    raise InputError(
+      f"{workdir} is no folder of a run: {path} cannot be read ({error})"
+    ) from error
+  return _build(Experiment, values, "config")
 
 
 def from_config(config: ml_collections.ConfigDict) -> Experiment:

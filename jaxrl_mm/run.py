@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxrl_mm import experiment, sharding, summary
+from jaxrl_mm import experiment, sharding, summary, weights
 from jaxrl_mm.data import sources
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.images import Tiles
@@ -20,8 +20,6 @@ from jaxrl_mm.data.sources import Source
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.evaluate.accuracy import make_evaluator
 from jaxrl_mm.experiment import REWARDS, Experiment
-from jaxrl_mm.models import lora, vlm
-from jaxrl_mm.models.param_axes import param_shardings
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.optimizer import make_optimizer, split_trainable
 from jaxrl_mm.rewards.compose import Term
@@ -93,7 +91,7 @@ def run(e: Experiment, workdir: Path) -> dict[str, Any]:
   r = Run(e, make_setting(e, mesh), open_sources(e), workdir)
   with jax.set_mesh(mesh):
     measure = make_measure(r)
-    models = Models(policy=init_params(e, mesh))
+    models = Models(policy=weights.initial(e, mesh))
     check_optimizers(e, models.policy)
     told = summary.read(workdir)
     for name in e.stages:
@@ -137,11 +135,9 @@ def check_optimizers(e: Experiment, params: Params) -> None:
 
 def make_setting(e: Experiment, mesh: jax.sharding.Mesh) -> Setting:
   """Tokenizer, shapes and mesh, checked against the model."""
-  tokenizer = (
-    tok.load(e.data.tokenizer)
-    if e.data.tokenizer
-    else tok.build(sources.digits_texts())
-  )
+  folder = e.data.tokenizer or e.pretrained
+  texts = sources.digits_texts()
+  tokenizer = tok.load(folder) if folder else tok.build(texts)
   if len(tokenizer) > e.model.decoder.vocab:
     raise InputError(
       f"the tokenizer has {len(tokenizer)} entries and config.model.decoder."
@@ -193,15 +189,3 @@ def open_sources(e: Experiment) -> Sources:
   if "sft" in e.stages:
     sources.check_demonstrations(demonstrations)
   return Sources(held_out, demonstrations, prompts)
-
-
-def init_params(e: Experiment, mesh: jax.sharding.Mesh) -> Params:
-  """Random weights, each made where it will live."""
-
-  def init(key):
-    params = vlm.init(e.model, key)
-    return lora.attach(e.lora, params, key) if e.lora else params
-
-  key = jax.random.key(e.seed)
-  layout = param_shardings(mesh, jax.eval_shape(init, key))
-  return jax.jit(init, out_shardings=layout)(key)

@@ -138,10 +138,11 @@ def digits_texts() -> list[str]:
 
 # ------------------------------------------------------------ JSON lines
 class JsonLines:
-  """A file of records `{"image", "question", "answer"[, "demonstration"]}`.
+  """A file of records `{["image", ]"question", "answer"[, "demonstration"]}`.
 
-  `image` is a path relative to the file. The whole file is checked when it is
-  opened, so that a bad record stops a run before it starts.
+  `image` is a path relative to the file, or a list of them; a record without
+  it is text alone. The whole file is checked when it is opened, so that a bad
+  record stops a run before it starts.
   """
 
   def __init__(self, path: str):
@@ -163,14 +164,21 @@ class JsonLines:
       record = json.loads(line)
     except json.JSONDecodeError as error:
       raise InputError(f"{where}: not JSON ({error})") from error
+    if not isinstance(record, dict):
+      raise InputError(f"{where}: the record is no object in braces")
     for key in ("image", "question", "answer"):
-      value = record.get(key) if isinstance(record, dict) else None
+      value = record.get(key, "" if key != "image" else "none needed")
       if value is None or not str(value).strip():
         raise InputError(f"{where}: the record has no '{key}'")
-    image = self._folder / str(record["image"])
-    if not image.is_file():
-      raise InputError(f"{where}: the image {image} does not exist")
+    for image in self._images(record):
+      if not image.is_file():
+        raise InputError(f"{where}: the image {image} does not exist")
     return record
+
+  def _images(self, record: dict) -> list[Path]:
+    named = record.get("image", [])
+    named = named if isinstance(named, list) else [named]
+    return [self._folder / str(name) for name in named]
 
   def __len__(self) -> int:
     return len(self._records)
@@ -182,20 +190,65 @@ class JsonLines:
 
   def __getitem__(self, index: int) -> Example:
     where, record = self._records[index]
-    path = self._folder / str(record["image"])
-    try:
-      with Image.open(path) as image:
-        picture = np.asarray(image.convert("RGB"))
-    except Exception as error:  # Pillow raises all kinds on damaged files.
-      raise InputError(
-        f"{where}: cannot read the image {path}: {error}"
-      ) from error
     return Example(
       name=where,
-      pictures=(picture,),
+      pictures=tuple(read_picture(p, where) for p in self._images(record)),
       question=str(record["question"]),
       answer=str(record["answer"]),
       demonstration=str(record.get("demonstration") or ""),
+    )
+
+
+def read_picture(path: Path, where: str) -> np.ndarray:
+  """A picture file as uint8 [height, width, 3].
+
+  Args:
+    path: of the file.
+    where: who asks, for the message.
+  """
+  try:
+    with Image.open(path) as image:
+      return np.asarray(image.convert("RGB"))
+  except Exception as error:  # Pillow raises all kinds on damaged files.
+    raise InputError(
+      f"{where}: cannot read the image {path}: {error}"
+    ) from error
+
+
+# ------------------------------------------------------------------ sums
+class Sums:
+  """Sums of two numbers as text, to try a language model without pictures.
+
+  Numbers of two digits; a tenth of all pairs is kept for the test split, a
+  tenth for validation.
+
+  Args:
+    split: "train", "validation" or "test".
+    size: number of examples.
+    seed: chooses the numbers.
+  """
+
+  def __init__(self, split: str, *, size: int, seed: int):
+    pairs = np.random.default_rng(0).permutation(90 * 90)
+    parts = np.split(pairs, [len(pairs) // 10, len(pairs) // 5])
+    self._pairs = dict(zip(("test", "validation", "train"), parts))[split]
+    self._split, self._size, self._seed = split, size, seed
+
+  def __len__(self) -> int:
+    return self._size
+
+  def __getitem__(self, index: int) -> Example:
+    rng = np.random.default_rng((self._seed, index))
+    a, b = (int(n) + 10 for n in divmod(rng.choice(self._pairs), 90))
+    return Example(
+      name=f"sums/{self._split}/{index}",
+      pictures=(),
+      question=(
+        f"What is {a} + {b}? Reply with the number alone, between <answer> and "
+        "</answer>."
+      ),
+      answer=str(a + b),
+      demonstration=f"<answer>{a + b}</answer>",
     )
 
 
@@ -214,15 +267,17 @@ def open_source(
   """The source a config names.
 
   Args:
-    name: "digits/train", "digits/validation", "digits/test", or the path of a
-      JSON-lines file.
-    size, seed, labelled: of the digits, see `Digits`; a file has its own size.
+    name: "digits/train", "digits/validation", "digits/test", the same of
+      "sums", or the path of a JSON-lines file.
+    size, seed, labelled: see `Digits` and `Sums`; a file has its own size.
   """
   family, _, split = name.partition("/")
-  if family != "digits":
+  if family not in ("digits", "sums"):
     return JsonLines(name)
   if split not in ("train", *DIGITS_HELD_OUT):
     raise InputError(
-      f"there is no '{name}'; the digits have train, validation and test"
+      f"there is no '{name}'; the {family} have train, validation and test"
     )
+  if family == "sums":
+    return Sums(split, size=size, seed=seed)
   return Digits(split, size=size, seed=seed, labelled=labelled)

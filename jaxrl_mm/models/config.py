@@ -122,6 +122,10 @@ class ModelConfig:
     if v is not None:
       rules += [("vision.width", v.width, v.heads)]
     if isinstance(v, VisionConfig):
+      if v.norm not in ("rms", "layer"):
+        raise InputError(
+          f"config.model.vision.norm is '{v.norm}'; known are rms, layer"
+        )
       rules += [
         ("vision.image_size", v.image_size, v.patch_size),
         ("patches along a tile", v.side, self.shuffle),
@@ -158,6 +162,33 @@ def digits(vocab: int = 64) -> ModelConfig:
       rope_theta=1e4,
     ),
     dtype="float32",
+  )
+
+
+def internvl3_1b() -> ModelConfig:
+  """InternVL3-1B: InternViT-300M-448px-V2.5, mlp1, Qwen2.5-0.5B
+  (https://arxiv.org/abs/2504.10479)."""
+  return ModelConfig(
+    vision=VisionConfig(
+      layers=24,
+      width=1024,
+      heads=16,
+      mlp=4096,
+      image_size=448,
+      patch_size=14,
+      norm="layer",
+      qk_norm=False,
+      qkv_bias=True,
+    ),
+    decoder=DecoderConfig(
+      layers=24,
+      width=896,
+      heads=14,
+      kv_heads=2,
+      head_dim=64,
+      mlp=4864,
+      vocab=151674,
+    ),
   )
 
 

@@ -30,13 +30,17 @@ def test_counts_the_right_answers_of_all_batches(monkeypatch):
     ids = ids[1:] if i % 2 else ids
     written[i, : len(ids)] = ids
 
-  def told(model, params, prompts, key, **settings):
-    del model, params, key
-    assert settings["temperature"] == 0
+  def told(params, prompts, key):
+    del params, key
     tokens = jnp.asarray(written)[prompts.group]
     return Completions(tokens, tokens != 0, jnp.zeros(tokens.shape))
 
-  monkeypatch.setattr(accuracy, "generate", told)
+  def make_sampler(model, sampling):
+    del model
+    assert sampling.temperature == 0
+    return told
+
+  monkeypatch.setattr(accuracy, "make_sampler", make_sampler)
   terms = {"answer": Term(maths.exact), "format": Term(form.r1)}
   config = EvaluationConfig(size=32, batch=16)
   with jax.set_mesh(mesh):
