@@ -6,6 +6,7 @@ controller that can: a step up while the rate is above its band, a step down
 while it is below.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -13,6 +14,25 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxrl_mm.structs import Number
+
+
+@dataclasses.dataclass(frozen=True)
+class Band:
+  """Where a rate should stay, and how the threshold moves when it does not.
+
+  Attributes:
+    low, high: of the rate.
+    step: by which the threshold moves while the rate is outside.
+    lowest, highest: of the threshold.
+    decay: of the average of the rates; 0 follows each one.
+  """
+
+  low: float = 0.05
+  high: float = 0.1
+  step: float = 0.1
+  lowest: float = 0.0
+  highest: float = 10.0
+  decay: float = 0.9
 
 
 class BandState(NamedTuple):
@@ -24,24 +44,14 @@ class BandState(NamedTuple):
 
 
 def hold_in_band(
-  start: Number,
-  *,
-  low: Number,
-  high: Number,
-  step: Number,
-  lowest: Number,
-  highest: Number,
-  decay: Number = 0.9,
+  start: Number, band: Band | None
 ) -> optax.GradientTransformation:
-  """`update(rate, state) -> (threshold, state)`; a higher threshold rewards
-  less.
+  """`update(rate, state) -> (threshold, state)`; a higher threshold is taken
+  to lower the rate, for less is rewarded.
 
   Args:
-    start: the threshold at first, and what `init` gives.
-    low, high: the band of the rate.
-    step: by which the threshold moves while the rate is outside.
-    lowest, highest: of the threshold.
-    decay: of the average of the rates; 0 follows each one.
+    start: the threshold at first.
+    band: of the rate; None leaves the threshold where it is.
   """
 
   def init(params):
@@ -51,19 +61,15 @@ def hold_in_band(
 
   def update(rate, state, params=None):
     del params
+    if band is None:
+      return state.threshold, state
     count = state.count + 1
+    average = band.decay * state.rate + (1 - band.decay) * jnp.float32(rate)
     # Without its start at zero the average would take long to say anything.
-    average = decay * state.rate + (1 - decay) * jnp.asarray(rate, jnp.float32)
-    unbiased = average / (1 - jnp.float32(decay) ** count)
-    move = jnp.where(unbiased > high, step, jnp.where(unbiased < low, -step, 0))
-    threshold = jnp.clip(state.threshold + move, lowest, highest)
+    unbiased = average / (1 - jnp.float32(band.decay) ** count)
+    up, down = unbiased > band.high, unbiased < band.low
+    move = band.step * (up.astype(jnp.float32) - down)
+    threshold = jnp.clip(state.threshold + move, band.lowest, band.highest)
     return threshold, BandState(threshold, average, count)
 
   return optax.GradientTransformation(init, update)
-
-
-def keep(threshold: Number) -> optax.GradientTransformation:
-  """As `hold_in_band`, for a threshold that never moves."""
-  return optax.GradientTransformation(
-    lambda params: (), lambda rate, state, params=None: (threshold, state)
-  )

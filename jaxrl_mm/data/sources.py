@@ -2,6 +2,7 @@
 that a file already holds."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -250,6 +251,34 @@ class Sums:
       answer=str(a + b),
       demonstration=f"<answer>{a + b}</answer>",
     )
+
+
+class Written:
+  """The examples of a source as text: facts in place of their pictures."""
+
+  def __init__(self, source: Source):
+    self._source = source
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> Example:
+    example = self._source[index]
+    question = f"{example.facts}\n{example.question}"
+    return example._replace(pictures=(), question=question)
+
+
+class Subset:
+  """Some examples of a source."""
+
+  def __init__(self, source: Source, numbers: Sequence[int]):
+    self._source, self._numbers = source, numbers
+
+  def __len__(self) -> int:
+    return len(self._numbers)
+
+  def __getitem__(self, index: int) -> Example:
+    return self._source[self._numbers[index] % len(self._source)]
 
 
 def check_demonstrations(source: Source) -> None:

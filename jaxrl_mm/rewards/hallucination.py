@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 
 _THOUGHT = re.compile(r"<think>(.*?)(?:</think>|$)", re.DOTALL)
-_YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 
 
 def false_claims(
@@ -37,34 +36,3 @@ def _false_share(completion: str, facts: str) -> float:
   claims = Counter(re.findall(r"\d", thought))
   false = claims - Counter(re.findall(r"\d", facts))
   return false.total() / max(claims.total(), 1)
-
-
-def yes_no(replies: Sequence[str], truths: Sequence[str]) -> dict[str, float]:
-  """Results of a probe set of questions "Is there a ... in the picture?".
-
-  POPE (https://arxiv.org/abs/2305.10355): a model that sees things says yes
-  too often. The last yes or no of a reply counts; one without either is
-  wrong and no yes.
-
-  Args:
-    replies: [B] texts.
-    truths: [B] "yes" or "no".
-
-  Returns:
-    `accuracy`; `precision`, `recall` and `f1` of yes; `yes_ratio`, the share
-    of replies that say yes; `hallucination`, that share among those whose
-    truth is no.
-  """
-  said = [(_YES_NO.findall(r) or [""])[-1].lower() for r in replies]
-  truth = np.array([t.strip().lower() == "yes" for t in truths])
-  yes, no = (np.array([s == word for s in said]) for word in ("yes", "no"))
-  hits = np.sum(yes & truth)
-  precision, recall = hits / max(yes.sum(), 1), hits / max(truth.sum(), 1)
-  return {
-    "accuracy": float(np.mean(np.where(truth, yes, no))),
-    "precision": float(precision),
-    "recall": float(recall),
-    "f1": float(2 * precision * recall / max(precision + recall, 1e-9)),
-    "yes_ratio": float(yes.mean()),
-    "hallucination": float(np.sum(yes & ~truth) / max((~truth).sum(), 1)),
-  }

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 
 from jaxrl_mm.algorithms import calibrate
+from jaxrl_mm.algorithms.calibrate import Band
 
 
 def _moves(rates, **settings):
-  given = {"low": 0.1, "high": 0.2, "step": 0.5, "lowest": -1, "highest": 2}
-  controller = calibrate.hold_in_band(0.0, **given | settings)
+  given = {"low": 0.1, "high": 0.2, "step": 0.5}
+  given |= {"lowest": -1.0, "highest": 2.0}
+  controller = calibrate.hold_in_band(0.0, Band(**given | settings))
   state, update = controller.init(()), jax.jit(controller.update)
   thresholds = []
   for rate in rates:
@@ -36,9 +38,8 @@ def test_the_rate_is_smoothed_without_bias_to_zero():
 
 
 def test_a_loop_whose_rate_falls_with_the_threshold_settles_in_the_band():
-  controller = calibrate.hold_in_band(
-    0.0, low=0.1, high=0.2, step=0.05, lowest=0, highest=1, decay=0.5
-  )
+  band = Band(low=0.1, high=0.2, step=0.05, lowest=0.0, highest=1.0, decay=0.5)
+  controller = calibrate.hold_in_band(0.0, band)
   state, rates = controller.init(()), []
   threshold = 0.0
   for _ in range(60):
@@ -47,3 +48,9 @@ def test_a_loop_whose_rate_falls_with_the_threshold_settles_in_the_band():
   assert rates[0] == 0.5
   np.testing.assert_array_less(0.09, rates[20:])
   np.testing.assert_array_less(rates[20:], 0.21)
+
+
+def test_without_a_band_nothing_moves():
+  controller = calibrate.hold_in_band(0.7, None)
+  threshold, state = controller.update(0.9, controller.init(()))
+  assert float(threshold) == float(state.threshold) == np.float32(0.7)

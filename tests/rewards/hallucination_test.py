@@ -1,4 +1,4 @@
-"""False claims counted by hand, and POPE's numbers on six replies."""
+"""False claims, counted by hand."""
 
 import numpy as np
 import pytest
@@ -32,15 +32,3 @@ def test_the_term_compares_with_the_facts():
   terms = {"false": Term(hallucination.false_claims, weight=0.0, truth="facts")}
   scores = compose.score(terms, ["<think>1,2</think>"], ["9"], ["1,3"])
   assert scores.terms["false"] == 0.5 and scores.total == 0
-
-
-def test_pope():
-  replies = ["Yes.", "no", "yes", "Well, no: yes", "no", "I cannot tell"]
-  truths = ["yes", "yes", "no", "no", "no", "no"]
-  got = hallucination.yes_no(replies, truths)
-  assert got["accuracy"] == pytest.approx(2 / 6)
-  assert got["precision"] == pytest.approx(1 / 3)
-  assert got["recall"] == pytest.approx(1 / 2)
-  assert got["f1"] == pytest.approx(0.4)
-  assert got["yes_ratio"] == pytest.approx(3 / 6)
-  assert got["hallucination"] == pytest.approx(2 / 4)
