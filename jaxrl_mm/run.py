@@ -113,7 +113,7 @@ def _preference(r: Run, models: Models) -> Models:
     models.policy,
     models.reward,
     r.sources.prompts,
-    rules({"answer": 1.0, "hallucination": 0.0}),
+    known(r.sources.prompts),
     r.workdir / "preference",
     first=2 * e.reward_model.collect.prompts,
   )
@@ -144,6 +144,12 @@ STAGES: dict[str, Stage] = {
 }
 
 
+def known(source: Source) -> dict[str, Term]:
+  """The rules that a source has the truth for."""
+  named = bool(source[0].facts)
+  return {n: t for n, t in REWARDS.items() if named or t.truth != "facts"}
+
+
 def rules(weights: Mapping[str, float]) -> dict[str, Term]:
   """The named rules of the reward with their weights."""
   return {n: REWARDS[n]._replace(weight=w) for n, w in weights.items()}
@@ -157,6 +163,7 @@ def run(e: Experiment, workdir: Path) -> dict[str, Any]:
   experiment.claim_folder(workdir, e)
   setting, opened = make_setting(e, mesh), open_sources(e)
   with jax.set_mesh(mesh):
+    check_facts(e, opened.prompts)
     probe = make_blindness(setting, opened.held_out, e.evaluation.batch)
     r = Run(e, setting, opened, probe, workdir)
     measure = make_measure(r)
@@ -177,7 +184,7 @@ def make_measure(r: Run) -> Callable[[Models], dict[str, float]]:
   """A function that measures the models after a stage on held-out questions."""
   e = r.experiment
   evaluate = make_evaluator(
-    r.setting, e.evaluation, r.sources.held_out, REWARDS
+    r.setting, e.evaluation, r.sources.held_out, known(r.sources.held_out)
   )
 
   def measure(models: Models) -> dict[str, float]:
@@ -204,6 +211,20 @@ def check_stages(e: Experiment) -> None:
     if name not in STAGES:
       known = ", ".join(STAGES)
       raise InputError(f"config.stages has '{name}'; known are {known}")
+
+
+def check_facts(e: Experiment, prompts: Source) -> None:
+  """Raises InputError if a threshold would follow a rate nobody can count."""
+  bands = {"preference": e.preference.band}
+  if e.policy.learned:
+    bands["policy"] = e.policy.learned.band
+  for stage, band in bands.items():
+    if stage in e.stages and band and not prompts[0].facts:
+      raise InputError(
+        f"config.{stage} has a band for the hallucination rate and "
+        f"{e.data.prompts} does not say what is in its pictures; add 'facts' to "
+        "its records, or set the band to None"
+      )
 
 
 def check_optimizers(e: Experiment, params: Params) -> None:

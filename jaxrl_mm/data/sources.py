@@ -197,6 +197,7 @@ class JsonLines:
       question=str(record["question"]),
       answer=str(record["answer"]),
       demonstration=str(record.get("demonstration") or ""),
+      facts=str(record.get("facts") or ""),
     )
 
 

@@ -106,7 +106,9 @@ def run(
       folder / f"pairs_{number}",
       first=first + (number - 1) * config.collect.prompts,
     )
-    threshold, control = controller.update(told["hallucination"], control)
+    threshold, control = controller.update(
+      told.get("hallucination", 0.0), control
+    )
     kept = [r for r in records if r.gap >= float(threshold)]
     _tell(folder, number, threshold, len(records), len(kept), told)
     if not kept:
