@@ -222,8 +222,8 @@ def check_facts(e: Experiment, prompts: Source) -> None:
     if stage in e.stages and band and not prompts[0].facts:
       raise InputError(
         f"config.{stage} has a band for the hallucination rate and "
-        f"{e.data.prompts} does not say what is in its pictures; add 'facts' to "
-        "its records, or set the band to None"
+        f"{e.data.prompts} does not say what is in its pictures; add 'facts' "
+        "to its records, or set the band to None"
       )
 
 
