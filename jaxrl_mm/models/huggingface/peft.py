@@ -39,7 +39,7 @@ def entries(table: Sequence[Entry], params: dict) -> list[Entry]:
 def _of_kernel(entry: Entry) -> list[Entry]:
   ours, _, theirs = entry.axes.partition("=")
   layers, inputs, outputs = (
-    " ".join(part) for part in lora.split_axes(entry.ours, ours.split())
+    " ".join(part) for part in lora.split_axes(entry.ours, tuple(ours.split()))
   )
   if re.findall(r"\{(\w+)", entry.theirs) != layers.split():
     raise InputError(
