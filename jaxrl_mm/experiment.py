@@ -16,13 +16,23 @@ from jaxrl_mm.evaluate.accuracy import EvaluationConfig
 from jaxrl_mm.models.config import ModelConfig
 from jaxrl_mm.models.lora import LoraConfig
 from jaxrl_mm.rewards import format as form
+from jaxrl_mm.rewards import hallucination
 from jaxrl_mm.rewards import math as maths
-from jaxrl_mm.train import policy
+from jaxrl_mm.rewards.compose import Term
+from jaxrl_mm.train import assemble, policy
+from jaxrl_mm.train.assemble import AssembleConfig
 from jaxrl_mm.train.loop import LoopConfig
 from jaxrl_mm.train.policy import PolicyConfig
+from jaxrl_mm.train.preference import PreferenceConfig
+from jaxrl_mm.train.reward_model import RewardModelConfig
 from jaxrl_mm.train.sft import SftConfig
 
-REWARDS = {"answer": maths.exact, "format": form.r1}
+# What is measured after each stage, and what the reward can be made of.
+REWARDS = {
+  "answer": Term(maths.exact),
+  "format": Term(form.r1),
+  "hallucination": Term(hallucination.false_claims, truth="facts"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +81,7 @@ class Experiment:
 
   Attributes:
     seed: of weights, data order and sampling.
-    stages: what is run, in order: "sft", "policy".
+    stages: what is run, in order: names of `run.STAGES`.
     pretrained: folder of a published checkpoint to start from, as it is on
       the hub; empty starts from random weights.
     lora: adapters beside the weights, or None; a stage whose
@@ -86,7 +96,10 @@ class Experiment:
   mesh: MeshConfig = MeshConfig()
   data: DataConfig = DataConfig()
   loop: LoopConfig = LoopConfig()
+  assemble: AssembleConfig = AssembleConfig()
   sft: SftConfig = SftConfig()
+  reward_model: RewardModelConfig = RewardModelConfig()
+  preference: PreferenceConfig = PreferenceConfig()
   policy: PolicyConfig = PolicyConfig()
   evaluation: EvaluationConfig = EvaluationConfig()
 
@@ -124,7 +137,8 @@ def _build(kind: Any, values: Any, where: str) -> Any:
     fits = lambda k: (
       set(values or ()) <= {f.name for f in dataclasses.fields(k)}
     )
-    kind = next(filter(fits, kinds), kinds[0]) if values is not None else None
+    plain = values is None or not kinds
+    kind = None if plain else next(filter(fits, kinds), kinds[0])
   if not dataclasses.is_dataclass(kind):
     return tuple(values) if isinstance(values, list) else values
   hints = typing.get_type_hints(kind)
@@ -160,7 +174,47 @@ def check(e: Experiment, shards: int) -> None:
     if name not in REWARDS:
       known = ", ".join(REWARDS)
       raise InputError(f"config.policy.weights has '{name}'; known are {known}")
+  if "assemble" in e.stages:
+    assemble.check(e.assemble)
+  if "policy" in e.stages:
+    _check_policy(e)
+
+
+def _check_policy(e: Experiment) -> None:
+  """The parts of the reward, and what they need."""
   policy.make_algorithm(e.policy, e.seed)
+  learned = e.policy.learned
+  if learned and "reward_model" not in e.stages:
+    raise InputError(
+      "config.policy.learned needs a reward model; add 'reward_model' to "
+      "config.stages, or set config.policy.learned to None"
+    )
+  if learned and learned.band and learned.threshold is None:
+    raise InputError(
+      "config.policy.learned.band moves a threshold and there is none; set "
+      "config.policy.learned.threshold"
+    )
+  if learned and learned.band and "hallucination" not in e.policy.weights:
+    raise InputError(
+      "config.policy.learned.band follows the hallucination rate; name "
+      "'hallucination' in config.policy.weights, with weight 0 to only watch it"
+    )
+
+
+def trainings(e: Experiment, stage: str) -> dict[str, tuple[Any, Any]]:
+  """Every training of a stage: the name of its part ("" where there is one
+  alone), and its optimizer's config with its number of steps."""
+  of = lambda config: (config.optimizer, config.steps)
+  if stage == "assemble":
+    a = e.assemble
+    texts = [n for n in ("substitute", "reasoner") if not getattr(a, n)]
+    return {n: of(a.text) for n in texts} | {"align": of(a.align)}
+  if stage == "reward_model":
+    return {f"part_{n}": of(e.reward_model) for n in (1, 2)}
+  if stage == "preference":
+    rounds = range(1, e.preference.rounds + 1)
+    return {f"round_{n}": of(e.preference) for n in rounds}
+  return {"": of(getattr(e, stage))}
 
 
 def _divisions(
@@ -171,8 +225,18 @@ def _divisions(
   size, batch = e.evaluation.size, e.evaluation.batch
   yield "config.evaluation.size", size, "its batch", batch
   yield "config.evaluation.batch", batch, cut, shards
-  if "sft" in e.stages:
-    yield from _batch_divisions("sft", e.sft, shards)
+  for name in e.stages:
+    if name in ("sft", "reward_model", "preference"):
+      yield from _batch_divisions(name, getattr(e, name), shards)
+    if name in ("reward_model", "preference"):
+      c, where = getattr(e, name).collect, f"config.{name}.collect"
+      yield f"{where}.prompts", c.prompts, "its batch", c.prompts_per_step
+      yield f"{where}.prompts_per_step", c.prompts_per_step, cut, shards
+  if "assemble" in e.stages:
+    parts = {"text": e.assemble.text, "align": e.assemble.align}
+    for name, part in parts.items():
+      if part:
+        yield from _batch_divisions(f"assemble.{name}", part, shards)
   if "policy" in e.stages:
     p = e.policy
     capacity = p.algorithm.get("capacity", shards)
@@ -185,6 +249,9 @@ def _divisions(
       min(p.micro_batch, p.rows // shards),
     )
     yield "config.policy.algorithm.capacity", capacity, cut, shards
+    if p.pool:
+      asked = "config.policy.prompts_per_step"
+      yield "config.policy.pool", p.pool, asked, p.prompts_per_step
 
 
 def _batch_divisions(
@@ -206,6 +273,9 @@ def _counts(e: Experiment) -> dict[str, int]:
   """All that is counted, and not by zero."""
   return {
     "config.sft.steps": e.sft.steps,
+    "config.reward_model.steps": e.reward_model.steps,
+    "config.preference.steps": e.preference.steps,
+    "config.preference.rounds": e.preference.rounds,
     "config.policy.steps": e.policy.steps,
     "config.policy.samples_every": e.policy.samples_every,
     "config.loop.save_every": e.loop.save_every,

@@ -5,7 +5,7 @@ is finished gives back its weights from its checkpoints, so a run that is
 started again walks through all its stages.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,11 +19,18 @@ from jaxrl_mm.data.loader import Layout
 from jaxrl_mm.data.sources import Source
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.evaluate.accuracy import make_evaluator
+from jaxrl_mm.evaluate.blindness import make_blindness
 from jaxrl_mm.experiment import REWARDS, Experiment
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.optimizer import make_optimizer, split_trainable
 from jaxrl_mm.rewards.compose import Term
-from jaxrl_mm.train import policy, sft
+from jaxrl_mm.train import (
+  assemble,
+  policy,
+  preference,
+  reward_model,
+  sft,
+)
 from jaxrl_mm.train.loop import Setting
 
 
@@ -36,11 +43,20 @@ class Sources(NamedTuple):
 
 
 class Run(NamedTuple):
-  """What the stages of a run share."""
+  """What the stages of a run share.
+
+  Attributes:
+    experiment: the config.
+    setting: tokenizer, shapes and mesh.
+    sources: of questions.
+    probe: measures how far a policy answers without looking.
+    workdir: folder of the run.
+  """
 
   experiment: Experiment
   setting: Setting
   sources: Sources
+  probe: Callable[[Params], dict[str, float]]
   workdir: Path
 
 
@@ -59,27 +75,84 @@ class Models(NamedTuple):
 Stage = Callable[[Run, Models], Models]
 
 
+def _assemble(r: Run, models: Models) -> Models:
+  e = r.experiment
+  whole = assemble.run(
+    r.setting,
+    e.assemble,
+    models.policy,
+    r.sources.demonstrations,
+    r.workdir / "assemble",
+  )
+  return models._replace(policy=whole)
+
+
 def _sft(r: Run, models: Models) -> Models:
   config, source = r.experiment.sft, r.sources.demonstrations
   trained = sft.run(r.setting, config, models.policy, source, r.workdir / "sft")
   return models._replace(policy=trained)
 
 
+def _reward_model(r: Run, models: Models) -> Models:
+  trained = reward_model.run(
+    r.setting,
+    r.experiment.reward_model,
+    models.policy,
+    r.sources.prompts,
+    rules({"answer": 1.0}),
+    r.workdir / "reward_model",
+  )
+  return models._replace(reward=trained)
+
+
+def _preference(r: Run, models: Models) -> Models:
+  e = r.experiment
+  trained = preference.run(
+    r.setting,
+    e.preference,
+    models.policy,
+    models.reward,
+    r.sources.prompts,
+    known(r.sources.prompts),
+    r.workdir / "preference",
+    first=2 * e.reward_model.collect.prompts,
+  )
+  return models._replace(policy=trained)
+
+
 def _policy(r: Run, models: Models) -> Models:
   config = r.experiment.policy
-  terms = {n: Term(REWARDS[n], weight) for n, weight in config.weights.items()}
   trained = policy.run(
     r.setting,
     config,
     models.policy,
     r.sources.prompts,
-    terms,
+    rules(config.weights),
     r.workdir / "policy",
+    reward=models.reward,
+    probe=r.probe,
   )
   return models._replace(policy=trained)
 
 
-STAGES: dict[str, Stage] = {"sft": _sft, "policy": _policy}
+STAGES: dict[str, Stage] = {
+  "assemble": _assemble,
+  "sft": _sft,
+  "reward_model": _reward_model,
+  "preference": _preference,
+  "policy": _policy,
+}
+
+
+def known(source: Source) -> dict[str, Term]:
+  """The rules that a source has the truth for."""
+  named = bool(source[0].facts)
+  return {n: t for n, t in REWARDS.items() if named or t.truth != "facts"}
+
+
+def rules(weights: Mapping[str, float]) -> dict[str, Term]:
+  """The named rules of the reward with their weights."""
+  return {n: REWARDS[n]._replace(weight=w) for n, w in weights.items()}
 
 
 def run(e: Experiment, workdir: Path) -> dict[str, Any]:
@@ -88,8 +161,11 @@ def run(e: Experiment, workdir: Path) -> dict[str, Any]:
   check_stages(e)
   experiment.check(e, mesh.shape["data"] * mesh.shape["fsdp"])
   experiment.claim_folder(workdir, e)
-  r = Run(e, make_setting(e, mesh), open_sources(e), workdir)
+  setting, opened = make_setting(e, mesh), open_sources(e)
   with jax.set_mesh(mesh):
+    check_facts(e, opened.prompts)
+    probe = make_blindness(setting, opened.held_out, e.evaluation.batch)
+    r = Run(e, setting, opened, probe, workdir)
     measure = make_measure(r)
     models = Models(policy=weights.initial(e, mesh))
     check_optimizers(e, models.policy)
@@ -108,14 +184,25 @@ def run(e: Experiment, workdir: Path) -> dict[str, Any]:
 
 def make_measure(r: Run) -> Callable[[Models], dict[str, float]]:
   """A function that measures the models after a stage on held-out questions."""
-  graders = {name: Term(reward) for name, reward in REWARDS.items()}
+  e = r.experiment
   evaluate = make_evaluator(
-    r.setting, r.experiment.evaluation, r.sources.held_out, graders
+    r.setting, e.evaluation, r.sources.held_out, known(r.sources.held_out)
   )
 
   def measure(models: Models) -> dict[str, float]:
     held = evaluate(models.policy)
-    return {"accuracy": held["answer"], "format": held["format"]}
+    found = {"accuracy": held.pop("answer")} | held | r.probe(models.policy)
+    if models.reward is not None:
+      found["pair_accuracy"] = reward_model.pair_accuracy(
+        r.setting,
+        e.reward_model.collect,
+        models.policy,
+        models.reward,
+        r.sources.held_out,
+        rules({"answer": 1.0}),
+        r.workdir / "reward_model",
+      )
+    return found
 
   return measure
 
@@ -128,11 +215,26 @@ def check_stages(e: Experiment) -> None:
       raise InputError(f"config.stages has '{name}'; known are {known}")
 
 
+def check_facts(e: Experiment, prompts: Source) -> None:
+  """Raises InputError if a threshold would follow a rate nobody can count."""
+  bands = {"preference": e.preference.band}
+  if e.policy.learned:
+    bands["policy"] = e.policy.learned.band
+  for stage, band in bands.items():
+    if stage in e.stages and band and not prompts[0].facts:
+      raise InputError(
+        f"config.{stage} has a band for the hallucination rate and "
+        f"{e.data.prompts} does not say what is in its pictures; add 'facts' "
+        "to its records, or set the band to None"
+      )
+
+
 def check_optimizers(e: Experiment, params: Params) -> None:
   """Finds a stage's wrong schedule or pattern before the first one trains."""
-  for config in (getattr(e, name) for name in e.stages):
-    make_optimizer(config.optimizer, config.steps)
-    split_trainable(config.optimizer, params)
+  for name in e.stages:
+    for optimizer, steps in experiment.trainings(e, name).values():
+      make_optimizer(optimizer, steps)
+      split_trainable(optimizer, params)
 
 
 def make_setting(e: Experiment, mesh: jax.sharding.Mesh) -> Setting:

@@ -195,3 +195,20 @@ def sum_over_processes(x: float) -> float:
   if jax.process_count() == 1:
     return x
   return float(np.sum(multihost_utils.process_allgather(np.float64(x))))
+
+
+def mean_over_processes(x: float) -> float:
+  """The mean of a number of each process; all wait for the last one."""
+  return sum_over_processes(x) / jax.process_count()
+
+
+def gather_numbers(numbers: Sequence[int]) -> list[int]:
+  """The numbers of all processes, sorted, the same on all of them."""
+  if jax.process_count() == 1:
+    return sorted(numbers)
+  # Only arrays of one size can be gathered.
+  lengths = multihost_utils.process_allgather(np.array(len(numbers)))
+  padded = np.full(lengths.max(), -1)
+  padded[: len(numbers)] = numbers
+  every = multihost_utils.process_allgather(padded).ravel()
+  return sorted(int(n) for n in every if n >= 0)

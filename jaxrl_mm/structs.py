@@ -74,6 +74,23 @@ class Demonstrations(NamedTuple):
   mask: Bool[Array, "B T"]
 
 
+class Pairs(NamedTuple):
+  """Prompts with a better and a worse completion, right-padded.
+
+  Attributes:
+    prompts: the prompts, leading axis B.
+    tokens: [B, 2, T] completion ids, the better one first.
+    mask: [B, 2, T] true on their tokens.
+    reference_logp: [B, 2] log-prob of each whole completion under the
+      reference policy.
+  """
+
+  prompts: Prompts
+  tokens: Int[Array, "B 2 T"]
+  mask: Bool[Array, "B 2 T"]
+  reference_logp: Float[Array, "B 2"]
+
+
 class Completions(NamedTuple):
   """What the sampler draws.
 

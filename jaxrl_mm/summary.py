@@ -49,32 +49,39 @@ def describe_stage(folder: Path, held_out: dict[str, float]) -> dict[str, Any]:
   }
 
 
-# Columns of the table: heading, name in the summary, how it is written.
-_COLUMNS = (
-  ("accuracy", "accuracy", "{:.1%}"),
-  ("format", "format", "{:.1%}"),
-  ("effective", "effective", "{:.1%}"),
-  ("no buffer", "effective_without_buffer", "{:.1%}"),
-  ("tokens/s", "tokens_per_second", "{:,.0f}"),
-  ("steps", "steps", "{}"),
-  ("seconds", "seconds", "{:.0f}"),
-)
+# Columns of the table, in percent: heading and name in the summary. Short, for
+# a terminal has 80 columns.
+_COLUMNS = {
+  "right": "accuracy",
+  "form": "format",
+  "false": "hallucination",
+  "blind": "blind_same",
+  "pairs": "pair_accuracy",
+  "used": "effective",
+  "fresh": "effective_without_buffer",
+}
+_LEGEND = """\
+right: accuracy; form: answers in the right form; false: digits the reasoning
+names that are not there; blind: answers that stay when the picture is black;
+pairs: where the reward model puts the right answer first; used: rows that teach
+something, fresh: what that would be without the buffer.
+"""
 
 
 def show(summary: dict[str, Any], workdir: Path) -> None:
   """The table at the end of a run, and where to look next."""
-  write = lambda form, x: "" if x is None else form.format(x)
+  percent = lambda x: "" if x is None else f"{100 * x:.1f}"
   rows = [
     {"stage": name}
-    | {title: write(form, stage.get(key)) for title, key, form in _COLUMNS}
-    for name, stage in summary["stages"].items()
+    | {title: percent(told.get(key)) for title, key in _COLUMNS.items()}
+    | {"steps": str(told.get("steps", ""))}
+    for name, told in summary["stages"].items()
   ]
-  metrics.print_table("Held-out results after each stage", rows)
+  metrics.print_table("Held-out results after each stage, in percent", rows)
   if jax.process_index() == 0:
     print(
-      "effective: share of rows that teach something, and what it would be "
-      "without the buffer.\n"
-      f"The run is in {workdir}: summary.json has this table, <stage>/metrics."
-      "jsonl every step,\npolicy/samples.jsonl what the model wrote. Curves, "
-      f"where TensorBoard is installed: tensorboard --logdir {workdir}"
+      f"{_LEGEND}The run is in {workdir}: summary.json has this table, "
+      "<stage>/metrics.jsonl every step,\npolicy/samples.jsonl what the model "
+      "wrote. Curves, where TensorBoard is installed:\n"
+      f"tensorboard --logdir {workdir}"
     )

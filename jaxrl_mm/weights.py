@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jaxrl_mm import pytree
 from jaxrl_mm.checkpoint import Checkpoints
 from jaxrl_mm.errors import InputError
-from jaxrl_mm.experiment import Experiment
+from jaxrl_mm.experiment import Experiment, trainings
 from jaxrl_mm.models import lora, vlm
 from jaxrl_mm.models.config import ModelConfig
 from jaxrl_mm.models.huggingface import families, load
@@ -71,15 +71,15 @@ def final(e: Experiment, workdir: Path, mesh: Mesh) -> Params:
   """
   params, found = initial(e, mesh), False
   for name in e.stages:
-    folder = workdir / name / "checkpoints"
-    if not folder.is_dir() or name == "reward_model":
-      continue
-    with Checkpoints(folder) as checkpoints:
-      if checkpoints.latest_step():
-        config = getattr(e, name).optimizer
-        trained, frozen = split_trainable(config, params)
-        params = pytree.join(checkpoints.restore_params(trained), frozen)
-        found = True
+    for part, (optimizer, _) in trainings(e, name).items():
+      folder = workdir / name / part / "checkpoints"
+      if not folder.is_dir() or name == "reward_model":
+        continue
+      with Checkpoints(folder) as checkpoints:
+        if checkpoints.latest_step():
+          trained, frozen = split_trainable(optimizer, params)
+          params = pytree.join(checkpoints.restore_params(trained), frozen)
+          found = True
   if not found:
     raise InputError(
       f"{workdir} has no checkpoint yet; let the run reach its first save"

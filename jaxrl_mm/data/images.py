@@ -2,6 +2,7 @@
 Skywork R1V cut them."""
 
 import dataclasses
+import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -132,3 +133,16 @@ def tile(picture: np.ndarray, *, image_size: int, max_tiles: int) -> np.ndarray:
   if len(tiles) > 1:
     tiles = np.concatenate([tiles, resize(image_size, image_size)[None]])
   return tiles
+
+
+def png(tiles: np.ndarray) -> bytes:
+  """The tiles of a picture as one PNG; several end with its thumbnail, which
+  is left out.
+
+  Args:
+    tiles: uint8 [N, image_size, image_size, 3], as `tile` cuts them.
+  """
+  shown = tiles[:-1] if len(tiles) > 1 else tiles
+  buffer = io.BytesIO()
+  Image.fromarray(np.concatenate(list(shown), axis=1)).save(buffer, "PNG")
+  return buffer.getvalue()

@@ -2,6 +2,7 @@
 that a file already holds."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -22,6 +23,8 @@ class Example(NamedTuple):
     question: the user's text.
     answer: the truth the graders compare with.
     demonstration: a completion to imitate, empty where there is none.
+    facts: what is in the pictures, as far as it is known: the digits, with
+      commas.
   """
 
   name: str
@@ -29,6 +32,7 @@ class Example(NamedTuple):
   question: str
   answer: str
   demonstration: str = ""
+  facts: str = ""
 
 
 @runtime_checkable
@@ -99,6 +103,7 @@ class Digits:
       question=question,
       answer=answer,
       demonstration=f"<think>{thought}</think><answer>{answer}</answer>",
+      facts=",".join(map(str, digits)),
     )
 
 
@@ -192,6 +197,7 @@ class JsonLines:
       question=str(record["question"]),
       answer=str(record["answer"]),
       demonstration=str(record.get("demonstration") or ""),
+      facts=str(record.get("facts") or ""),
     )
 
 
@@ -246,6 +252,34 @@ class Sums:
       answer=str(a + b),
       demonstration=f"<answer>{a + b}</answer>",
     )
+
+
+class Written:
+  """The examples of a source as text: facts in place of their pictures."""
+
+  def __init__(self, source: Source):
+    self._source = source
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> Example:
+    example = self._source[index]
+    question = f"{example.facts}\n{example.question}"
+    return example._replace(pictures=(), question=question)
+
+
+class Subset:
+  """Some examples of a source."""
+
+  def __init__(self, source: Source, numbers: Sequence[int]):
+    self._source, self._numbers = source, numbers
+
+  def __len__(self) -> int:
+    return len(self._numbers)
+
+  def __getitem__(self, index: int) -> Example:
+    return self._source[self._numbers[index] % len(self._source)]
 
 
 def check_demonstrations(source: Source) -> None:

@@ -2,19 +2,16 @@
 
 import dataclasses
 from collections.abc import Mapping
-from functools import partial
 
 import jax
 
 from jaxrl_mm import sharding
-from jaxrl_mm.data import loader
 from jaxrl_mm.data.sources import Source
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.rewards.compose import Term
 from jaxrl_mm.rollout import grade
-from jaxrl_mm.sampling.decode import Sampling
-from jaxrl_mm.sampling.schedule import make_sampler
 from jaxrl_mm.train.loop import Setting
+from jaxrl_mm.train.sample import make_sample, read_prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,31 +40,12 @@ def make_evaluator(
   The same questions each time, answered greedily. Compiled once for all
   stages.
   """
-  answer = make_sampler(
-    setting.model,
-    Sampling(
-      samples_per_prompt=1,
-      max_tokens=setting.layout.completion_tokens,
-      end_token=setting.tokenizer.eos_token_id,
-      pad_token=setting.tokenizer.pad_token_id,
-      image_token=setting.image_token,
-      temperature=0.0,
-    ),
-  )
-  encode = partial(
-    loader.encode_prompt, tokenizer=setting.tokenizer, layout=setting.layout
-  )
-
-  def read(start: int) -> loader.Batch:
-    numbers = range(start, start + config.batch)
-    mine = numbers[jax.process_index() :: jax.process_count()]
-    examples = ((i, source[i]) for i in mine)
-    return loader.stack(
-      [(encode(example, i), example) for i, example in examples]
-    )
-
+  answer = make_sample(setting, samples_per_prompt=1, temperature=0.0)
   # Read here, so that a bad picture stops the run before it trains.
-  batches = [read(start) for start in range(0, config.size, config.batch)]
+  batches = [
+    read_prompts(setting, source, start, config.batch)
+    for start in range(0, config.size, config.batch)
+  ]
 
   def evaluate(params: Params) -> dict[str, float]:
     totals = {name: 0.0 for name in terms}

@@ -117,29 +117,38 @@ def run_stage(
   steps: int,
   loop: LoopConfig,
   headline: Sequence[str],
+  part: str = "",
+  before: int = 0,
 ) -> TrainState:
   """Trains to `steps`, continuing from the newest checkpoint in `folder`.
+
+  A stage of several parts calls this once for each: the metrics are those of
+  the whole stage, the checkpoints those of the part.
 
   Args:
     folder: of the stage; metrics and checkpoints go there.
     state: at step 0.
     batches: a grain iterator; its position is saved with the state.
     step: one update.
-    steps: of the stage.
+    steps: of the stage, or of its part.
     loop: see `LoopConfig`.
     headline: metrics shown on the bar.
+    part: name of the part, for its checkpoints.
+    before: steps of the parts before it.
 
   Raises:
     InputError: too many updates in a row were not finite.
   """
-  with Checkpoints(folder / "checkpoints", loop.keep) as checkpoints:
+  saved = folder / part / "checkpoints"
+  with Checkpoints(saved, loop.keep) as checkpoints:
     start = checkpoints.latest_step()
     if start:
       state, position = checkpoints.restore(state)
       batches.set_state(position)
     if start >= steps:
       return state
-    with MetricsWriter(folder, start, steps, headline) as writer:
+    total = before + steps
+    with MetricsWriter(folder, before + start, total, headline) as writer:
       pending = None
       for number in range(start + 1, steps + 1):
         state, metrics = step(number, state, next(batches))
@@ -147,9 +156,9 @@ def run_stage(
         # Written one step late: the device works on this one meanwhile.
         if pending:
           _check(folder, writer.write(*pending), pending[0], loop)
-        pending = number, metrics, time.perf_counter()
+        pending = before + number, metrics, time.perf_counter()
         if number % loop.save_every == 0 or number == steps:
-          _check(folder, writer.write(*pending), number, loop)
+          _check(folder, writer.write(*pending), pending[0], loop)
           pending = None
           checkpoints.save(number, state, batches.get_state())
   return state

@@ -1,23 +1,27 @@
 """Reinforcement learning: sample, grade, replay, update."""
 
+import base64
 import dataclasses
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxrl_mm import algorithms, masked, pytree, sharding
 from jaxrl_mm.algorithms import Algorithm
-from jaxrl_mm.data import loader
+from jaxrl_mm.algorithms.calibrate import Band, hold_in_band
+from jaxrl_mm.data import images, loader
 from jaxrl_mm.data import tokenizer as tok
-from jaxrl_mm.data.sources import Source
+from jaxrl_mm.data.sources import Source, Subset
 from jaxrl_mm.errors import InputError
-from jaxrl_mm.metrics import append_lines
+from jaxrl_mm.metrics import append_lines, write_text
 from jaxrl_mm.models import vlm
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.optimizer import (
@@ -25,12 +29,14 @@ from jaxrl_mm.optimizer import (
   make_optimizer,
   split_trainable,
 )
+from jaxrl_mm.rewards import hybrid
 from jaxrl_mm.rewards.compose import Term
-from jaxrl_mm.rollout import rollout
-from jaxrl_mm.sampling.decode import Sampling
-from jaxrl_mm.sampling.schedule import Schedule, make_sampler
+from jaxrl_mm.rollout import Sample, rollout
+from jaxrl_mm.sampling.schedule import Schedule
 from jaxrl_mm.structs import Metrics, Trajectories
+from jaxrl_mm.train.collect import make_score
 from jaxrl_mm.train.loop import Setting, init_state, process_batches, run_stage
+from jaxrl_mm.train.sample import make_sample, read_prompts
 from jaxrl_mm.train.step import accumulate_gradients, apply_gradient
 
 # All that need no critic.
@@ -50,6 +56,25 @@ NAMED = {
 
 
 @dataclasses.dataclass(frozen=True)
+class LearnedConfig:
+  """The learned part of the hybrid reward, see `rewards.hybrid.rescale`.
+
+  Attributes:
+    weight: of it.
+    normalize: (mean, std) of scores on held-out answers, or None.
+    clip: (low, high), or None.
+    threshold: 1 where a score reaches it, else 0; None keeps the score.
+    band: of the hallucination rate, which moves the threshold; None leaves it.
+  """
+
+  weight: float = 1.0
+  normalize: tuple[float, float] | None = None
+  clip: tuple[float, float] | None = None
+  threshold: float | None = None
+  band: Band | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class PolicyConfig:
   """Reinforcement learning with verifiable rewards.
 
@@ -64,7 +89,12 @@ class PolicyConfig:
     algorithm: `name` and the arguments of that function in `algorithms`.
     weights: of the reward terms.
     shuffle_rewards: the control that must not learn.
+    learned: the reward model's part of the reward, or None.
+    pool: questions asked before training, of which those are kept whose
+      answers the rules do not all find equal; 0 keeps every question.
     samples_every: steps between entries in samples.jsonl.
+    probe_every: steps between measurements that need extra answers; 0 for
+      none.
     optimizer: see `OptimizerConfig`.
   """
 
@@ -83,7 +113,10 @@ class PolicyConfig:
     default_factory=lambda: {"answer": 1.0, "format": 0.1}
   )
   shuffle_rewards: bool = False
+  learned: LearnedConfig | None = None
+  pool: int = 0
   samples_every: int = 20
+  probe_every: int = 0
   optimizer: OptimizerConfig = OptimizerConfig()
 
   @property
@@ -120,6 +153,9 @@ def run(
   source: Source,
   terms: Mapping[str, Term],
   folder: Path,
+  *,
+  reward: Params | None = None,
+  probe: Callable[[Params], dict[str, float]] | None = None,
 ) -> Params:
   """Trains the policy on rewards of its own answers.
 
@@ -128,8 +164,10 @@ def run(
     config: of this one.
     params: weights on the mesh; they are given away.
     source: questions with answers only the reward sees.
-    terms: the reward.
+    terms: the rules of the reward.
     folder: of the stage.
+    reward: the reward model, for `config.learned`.
+    probe: measures the weights every `config.probe_every` steps.
 
   Returns:
     The trained weights.
@@ -138,30 +176,23 @@ def run(
   algorithm = make_algorithm(config, setting.seed)
   trained, frozen = split_trainable(config.optimizer, params)
   optimizer = make_optimizer(config.optimizer, config.steps)
-  sample = make_sampler(
-    setting.model,
-    Sampling(
-      samples_per_prompt=config.samples_per_prompt,
-      max_tokens=setting.layout.completion_tokens,
-      end_token=setting.tokenizer.eos_token_id,
-      pad_token=setting.tokenizer.pad_token_id,
-      image_token=setting.image_token,
-      temperature=config.temperature,
-      top_k=config.top_k,
-      top_p=config.top_p,
-    ),
-    config.schedule,
-  )
+  sample = _sampler(setting, config)
+  add_learned = _make_learned(setting, config, reward)
+  learned = config.learned or LearnedConfig()
+  controller = hold_in_band(learned.threshold or 0.0, learned.band)
+  if config.pool:
+    source = filter_prompts(setting, config, params, source, terms, folder)
   shapes = _trajectory_shapes(setting, config, source, terms)
+  memory_of = lambda: algorithm.transform.init(optax.tree.zeros_like(shapes))
   state, layout = init_state(
     trained,
     optimizer,
-    lambda: algorithm.transform.init(optax.tree.zeros_like(shapes)),
+    lambda: (memory_of(), controller.init(())),
     jax.random.key(setting.seed),
     mesh,
   )
   update = jax.jit(
-    partial(_update, setting, config, algorithm, optimizer),
+    partial(_update, setting, config, algorithm, controller, optimizer),
     donate_argnums=0,
     out_shardings=(layout, everywhere, everywhere),
   )
@@ -171,11 +202,14 @@ def run(
     key = jax.random.fold_in(state.key, number)
     whole = pytree.join(state.params, frozen)
     rolled = rollout(sample, whole, batch, key, terms, setting.tokenizer, mesh)
-    state, metrics, shown = update(state, frozen, rolled.trajectories)
+    trajectories = add_learned(rolled.trajectories, state.algorithm[1])
+    state, metrics, shown = update(state, frozen, trajectories)
     jax.block_until_ready(state.step)
     seconds = time.perf_counter() - began
-    if number % config.samples_every == 1 % config.samples_every:
+    if _is_due(number, config.samples_every):
       _write_samples(folder, number, setting, *sharding.to_host(shown))
+    if probe and config.probe_every and _is_due(number, config.probe_every):
+      metrics |= probe(pytree.join(state.params, frozen))
     rest = seconds - rolled.sample_seconds - rolled.reward_seconds
     return state, metrics | {
       "grader_failures": sum(rolled.scores.failures.values()),
@@ -198,9 +232,92 @@ def run(
   return pytree.join(state.params, frozen)
 
 
+def _sampler(setting: Setting, config: PolicyConfig) -> Sample:
+  return make_sample(
+    setting,
+    samples_per_prompt=config.samples_per_prompt,
+    temperature=config.temperature,
+    top_k=config.top_k,
+    top_p=config.top_p,
+    schedule=config.schedule,
+  )
+
+
+def _is_due(number: int, every: int) -> bool:
+  """At the first step, and every `every` steps from there."""
+  return number % every == 1 % every
+
+
+def _make_learned(setting, config, reward):
+  """A function that adds the learned term to the reward of trajectories."""
+  learned = config.learned
+  if learned is None:
+    return lambda t, control: t
+  score = make_score(setting, config.samples_per_prompt)
+  add = jax.jit(partial(_add_term, learned.weight))
+
+  def add_learned(t, control):
+    raw = learned.threshold is None
+    scaled = hybrid.rescale(
+      sharding.to_host(score(reward, t.prompts, t.tokens, t.mask)),
+      normalize=learned.normalize,
+      clip=learned.clip,
+      threshold=None if raw else float(control.threshold),
+    )
+    return add(t, sharding.to_device(scaled, setting.mesh))
+
+  return add_learned
+
+
+def _add_term(weight, t: Trajectories, learned) -> Trajectories:
+  """What the rules decided stays what the buffer goes by."""
+  rewards = t.rewards + weight * learned
+  return t._replace(rewards=rewards, terms=t.terms | {"learned": learned})
+
+
+def filter_prompts(
+  setting: Setting,
+  config: PolicyConfig,
+  params: Params,
+  source: Source,
+  terms: Mapping[str, Term],
+  folder: Path,
+) -> Source:
+  """The questions of the pool that have something to teach before training.
+
+  Skywork R1V2 (https://arxiv.org/abs/2504.16656, section 3.3) filters its
+  prompts so once, by the policy it starts from. The numbers of those kept are
+  in pool.json, which is read if it is there.
+  """
+  path = folder / "pool.json"
+  if not path.exists():
+    sample, kept = _sampler(setting, config), []
+    for start in range(0, config.pool, config.prompts_per_step):
+      batch = read_prompts(setting, source, start, config.prompts_per_step)
+      key = jax.random.fold_in(jax.random.key(setting.seed), start)
+      rolled = rollout(
+        sample, params, batch, key, terms, setting.tokenizer, setting.mesh
+      )
+      groups = rolled.scores.verifiable.reshape(-1, config.samples_per_prompt)
+      kept += batch.arrays.group[np.ptp(groups, axis=1) > 0].tolist()
+    kept = sharding.gather_numbers(kept)
+    folder.mkdir(parents=True, exist_ok=True)
+    if jax.process_index() == 0:
+      write_text(path, json.dumps(kept))
+  else:
+    kept = json.loads(path.read_text())
+  if not kept:
+    raise InputError(
+      f"{folder.name}: all {config.pool} questions of config.policy.pool were "
+      "answered all right or all wrong; raise it, or set it to 0"
+    )
+  return Subset(source, kept)
+
+
 def _trajectory_shapes(setting, config, source, terms) -> Trajectories:
   """Shapes of the rows one rollout gives, for the buffer."""
   rows, length = config.rows, setting.layout.completion_tokens
+  names = [*terms, "learned"] if config.learned else list(terms)
   shape = jax.ShapeDtypeStruct
   row = shape((rows,), jnp.float32)
   text = lambda dtype: shape((rows, length), dtype)
@@ -214,13 +331,16 @@ def _trajectory_shapes(setting, config, source, terms) -> Trajectories:
     verifiable=row,
     advantages=row,
     prompts=jax.tree.map(lambda x: shape((rows, *x.shape), x.dtype), prompt),
-    terms={name: row for name in terms},
+    terms=dict.fromkeys(names, row),
   )
 
 
-def _update(setting, config, algorithm, optimizer, state, frozen, trajectories):
+def _update(
+  setting, config, algorithm, controller, optimizer, state, frozen, trajectories
+):
   """Rewards to advantages to one optimizer step, all in one program."""
-  mixed, memory = algorithm.transform.update(trajectories, state.algorithm)
+  memory, control = state.algorithm
+  mixed, memory = algorithm.transform.update(trajectories, memory)
   mixed = sharding.constrain_rows(mixed)
   rows = mixed.group.shape[0]
   replayed = optax.tree.get(memory, "replayed", jnp.zeros(rows, bool))
@@ -249,14 +369,13 @@ def _update(setting, config, algorithm, optimizer, state, frozen, trajectories):
     loss_fn, state.params, (mixed, replayed), config.micro_batch
   )
   metrics = metrics | _describe(trajectories, mixed, memory)
-  state, metrics = apply_gradient(
-    state._replace(algorithm=memory), gradient, loss, metrics, optimizer
-  )
-  # Two groups are enough to read along; their pictures stay here.
-  few = min(2 * config.samples_per_prompt, rows)
-  text = mixed.prompts._replace(images=None)
-  shown = (mixed._replace(prompts=text), replayed)
-  return state, metrics, jax.tree.map(lambda x: x[:few], shown)
+  if config.learned and config.learned.band:
+    metrics["threshold"] = control.threshold
+    _, control = controller.update(metrics["hallucination"], control)
+  state = state._replace(algorithm=(memory, control))
+  state, metrics = apply_gradient(state, gradient, loss, metrics, optimizer)
+  few = min(2 * config.samples_per_prompt, rows)  # two groups to read along
+  return state, metrics, jax.tree.map(lambda x: x[:few], (mixed, replayed))
 
 
 def _describe(fresh: Trajectories, mixed: Trajectories, memory) -> Metrics:
@@ -279,9 +398,14 @@ def _describe(fresh: Trajectories, mixed: Trajectories, memory) -> Metrics:
 
 
 def _write_samples(folder, number, setting, shown, replayed):
-  """Appends some rollouts to samples.jsonl, for people to read."""
+  """Appends some rollouts to samples.jsonl, for people to read.
+
+  The first line of each group has its picture, a base64 PNG.
+  """
   read = partial(tok.decode, setting.tokenizer)
   columns = zip(read(shown.prompts.tokens), read(shown.tokens), replayed)
+  first = np.unique(shown.group, return_index=True)[1]
+  pictures = {int(i): _picture(setting, shown.prompts, i) for i in first}
   lines = [
     {
       "step": number,
@@ -293,6 +417,16 @@ def _write_samples(folder, number, setting, shown, replayed):
       "advantage": float(shown.advantages[i]),
       "replayed": bool(was_replayed),
     }
+    | ({"image": pictures[i]} if pictures.get(i) else {})
     for i, (prompt, completion, was_replayed) in enumerate(columns)
   ]
   append_lines(folder / "samples.jsonl", lines)
+
+
+def _picture(setting, prompts, row) -> str:
+  """The first picture of a row, as far as its tiles show it."""
+  if not isinstance(setting.layout.pictures, images.Tiles):
+    return ""
+  used = np.sum(prompts.tokens[row] == setting.image_token)
+  tiles = prompts.images[row][: used // setting.layout.pictures.tokens]
+  return base64.b64encode(images.png(tiles)).decode() if len(tiles) else ""

@@ -43,6 +43,9 @@ def run(
   params: Params,
   source: Source,
   folder: Path,
+  *,
+  part: str = "",
+  before: int = 0,
 ) -> Params:
   """Trains on the demonstrations of `source`.
 
@@ -52,6 +55,7 @@ def run(
     params: weights on the mesh; they are given away.
     source: examples with demonstrations.
     folder: of the stage.
+    part, before: see `run_stage`.
 
   Returns:
     The trained weights.
@@ -91,5 +95,7 @@ def run(
     steps=config.steps,
     loop=setting.loop,
     headline=("loss",),
+    part=part,
+    before=before,
   )
   return pytree.join(state.params, frozen)

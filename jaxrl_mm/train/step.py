@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Int
 
 from jaxrl_mm import pytree, sharding
-from jaxrl_mm.structs import Metrics
+from jaxrl_mm.structs import Metrics, Pairs, Prompts
 from jaxrl_mm.train_state import TrainState
 
 # (params, rows) -> loss, its weight, metrics. The loss of a batch is the
@@ -73,6 +73,15 @@ def split_rows(batch: Any, micro_batch: int) -> Any:
     return sharding.constrain(x, None, "batch", *[None] * (x.ndim - 2))
 
   return jax.tree.map(split, batch)
+
+
+def flatten_pairs(
+  pairs: Pairs,
+) -> tuple[Prompts, Int[Array, "rows T"], Bool[Array, "rows T"]]:
+  """Prompts, tokens and mask of 2 B rows, the two of a pair side by side."""
+  prompts = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), pairs.prompts)
+  merge = lambda x: x.reshape(-1, x.shape[-1])
+  return prompts, merge(pairs.tokens), merge(pairs.mask)
 
 
 def apply_gradient(

@@ -150,7 +150,7 @@ def test_records_become_examples(write):
   assert len(source) == 2
   assert source[0].pictures[0].shape == (2, 4, 3)
   assert source[0].pictures[0][0, 0].tolist() == [10, 20, 30]
-  assert source[0][2:] == ("How many?", "3", "")
+  assert source[0][2:5] == ("How many?", "3", "")
   assert source[1].demonstration == "One, two, three."
   # The name leads to the line, empty lines counted.
   assert [e.name for e in map(source.__getitem__, range(2))] == [

@@ -35,12 +35,12 @@ def test_counts_the_right_answers_of_all_batches(monkeypatch):
     tokens = jnp.asarray(written)[prompts.group]
     return Completions(tokens, tokens != 0, jnp.zeros(tokens.shape))
 
-  def make_sampler(model, sampling):
-    del model
-    assert sampling.temperature == 0
+  def make_sample(setting, *, samples_per_prompt, temperature):
+    del setting
+    assert (samples_per_prompt, temperature) == (1, 0)
     return told
 
-  monkeypatch.setattr(accuracy, "make_sampler", make_sampler)
+  monkeypatch.setattr(accuracy, "make_sample", make_sample)
   terms = {"answer": Term(maths.exact), "format": Term(form.r1)}
   config = EvaluationConfig(size=32, batch=16)
   with jax.set_mesh(mesh):

@@ -1,0 +1,100 @@
+"""Preference pairs: a file of them beside the questions they belong to."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxrl_mm.data import loader
+from jaxrl_mm.data.loader import Layout
+from jaxrl_mm.data.sources import Example, Source
+from jaxrl_mm.data.tokenizer import Tokenizer
+from jaxrl_mm.errors import InputError
+from jaxrl_mm.structs import Pairs
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """One line of the file; of each two, the better completion's is first.
+
+  Attributes:
+    index: of the question in its source.
+    texts: what was written, for people.
+    tokens: ids of it.
+    scores: of the reward model.
+    reference_logp: log-prob of the completion under the policy that wrote it.
+  """
+
+  index: int
+  texts: tuple[str, str]
+  tokens: tuple[Sequence[int], Sequence[int]]
+  scores: tuple[float, float]
+  reference_logp: tuple[float, float]
+
+  @property
+  def gap(self) -> float:
+    """By how much the better one's score is higher."""
+    return self.scores[0] - self.scores[1]
+
+
+class Pair(NamedTuple):
+  """A record with its question."""
+
+  record: Record
+  example: Example
+
+
+class PairSource:
+  """Pairs by number; the pictures stay in the source of the questions."""
+
+  def __init__(self, records: Sequence[Record], examples: Source):
+    self._records, self._examples = records, examples
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __getitem__(self, number: int) -> Pair:
+    record = self._records[number]
+    return Pair(record, self._examples[record.index])
+
+
+def write(path: Path, records: Sequence[Record]) -> None:
+  """Writes the file at once: it is whole or not there."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(path.name + ".tmp")
+  with temporary.open("w") as file:
+    for record in records:
+      file.write(json.dumps(dataclasses.asdict(record)) + "\n")
+  temporary.replace(path)
+
+
+def read(path: Path) -> list[Record]:
+  """All records of a file."""
+  return [Record(**json.loads(line)) for line in path.open()]
+
+
+def encode(
+  pair: Pair, number: int, tokenizer: Tokenizer, layout: Layout
+) -> Pairs:
+  """One row of `Pairs`, as numpy, without the batch axis."""
+  record, example = pair
+  length = layout.completion_tokens
+  tokens = np.full((2, length), tokenizer.pad_token_id, np.int32)
+  mask = np.zeros((2, length), bool)
+  for row, ids in enumerate(record.tokens):
+    if len(ids) > length:
+      raise InputError(
+        f"pair {example.name}: a completion has {len(ids)} tokens and "
+        f"config.data.completion_tokens is {length}; raise it"
+      )
+    tokens[row, : len(ids)] = ids
+    mask[row, : len(ids)] = True
+  return Pairs(
+    prompts=loader.encode_prompt(example, number, tokenizer, layout),
+    tokens=tokens,
+    mask=mask,
+    reference_logp=np.array(record.reference_logp, np.float32),
+  )

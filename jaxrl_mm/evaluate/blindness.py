@@ -1,0 +1,84 @@
+"""Does the model look? The same questions with the picture taken away.
+
+A model that answers from the question alone gives the same answer without its
+picture, and finds its own words as likely.
+"""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from jaxrl_mm import sharding
+from jaxrl_mm.data import tokenizer as tok
+from jaxrl_mm.data.sources import Source
+from jaxrl_mm.models.vlm import Params
+from jaxrl_mm.rewards import format as form
+from jaxrl_mm.train.collect import make_logp
+from jaxrl_mm.train.loop import Setting
+from jaxrl_mm.train.sample import make_sample, read_prompts
+
+
+def make_blindness(
+  setting: Setting, source: Source, size: int
+) -> Callable[[Params], dict[str, float]]:
+  """A function from weights to three numbers on the first `size` questions.
+
+  `blind_same` and `blind_swapped_same` are the shares of greedy answers that
+  stay when the picture is black, and when it is another question's.
+  `blind_gap` is by how much less likely the answer to the true picture becomes
+  when that is black, in nats a token.
+
+  Args:
+    setting: shared by all stages.
+    source: questions.
+    size: how many; all are asked at once.
+  """
+  ask = make_sample(setting, samples_per_prompt=1, temperature=0.0)
+  logp = make_logp(setting, 1)
+  prompts = read_prompts(setting, source, 0, size).arrays
+  black = jax.tree.map(np.zeros_like, prompts.images)
+  counts = np.sum(prompts.tokens == setting.image_token, axis=1)
+  other = jax.tree.map(lambda x: x[partners(counts)], prompts.images)
+  shown, dark, swapped = (
+    sharding.to_device(prompts._replace(images=images), setting.mesh)
+    for images in (prompts.images, black, other)
+  )
+
+  def answers(completions) -> list[str | None]:
+    tokens = sharding.to_host(completions.tokens)
+    return [form.answer_of(t) for t in tok.decode(setting.tokenizer, tokens)]
+
+  def measure(params: Params) -> dict[str, float]:
+    key = jax.random.key(0)
+    drawn = ask(params, shown, key)
+    seen = answers(drawn)
+    same = lambda asked: np.mean(
+      [a == b for a, b in zip(seen, answers(ask(params, asked, key)))]
+    )
+    rows = drawn.tokens, drawn.mask
+    lost = logp(params, shown, *rows) - logp(params, dark, *rows)
+    gap = sharding.to_host(lost).sum() / sharding.to_host(drawn.mask).sum()
+    found = {
+      "blind_same": same(dark),
+      "blind_swapped_same": same(swapped),
+      "blind_gap": gap,
+    }
+    return {
+      name: sharding.mean_over_processes(float(x)) for name, x in found.items()
+    }
+
+  return measure
+
+
+def partners(counts: Int[np.ndarray, " B"]) -> Int[np.ndarray, " B"]:
+  """For each row the next one with as many image tokens, in a ring.
+
+  A row whose number no other has is its own partner.
+  """
+  order = np.arange(len(counts))
+  for count in np.unique(counts):
+    rows = np.flatnonzero(counts == count)
+    order[rows] = np.roll(rows, -1)
+  return order

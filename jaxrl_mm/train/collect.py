@@ -1,0 +1,224 @@
+"""Preference pairs from the policy's own samples.
+
+Of the answers to one question, one that the rules find right is set against
+one they find wrong. InternVL's pipeline does so by correctness; Skywork R1V2
+(https://arxiv.org/abs/2504.16656, section 3.1) adds the scores of its reward
+model, and keeps a pair by a threshold whose unit it does not say. Here that is
+the least difference of the two scores.
+"""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxrl_mm import sharding
+from jaxrl_mm.data import pairs
+from jaxrl_mm.data import tokenizer as tok
+from jaxrl_mm.data.pairs import Record
+from jaxrl_mm.data.sources import Source
+from jaxrl_mm.metrics import write_text
+from jaxrl_mm.models import vlm
+from jaxrl_mm.models.config import ModelConfig
+from jaxrl_mm.models.vlm import Params
+from jaxrl_mm.rewards.compose import Term
+from jaxrl_mm.rollout import rollout
+from jaxrl_mm.train.loop import Setting
+from jaxrl_mm.train.sample import make_sample, read_prompts
+
+Pick = Literal["widest", "closest", "first"]
+
+
+@dataclasses.dataclass(frozen=True)
+class CollectConfig:
+  """How many questions are asked, and how often each.
+
+  Attributes:
+    prompts: questions; each gives one pair at most.
+    prompts_per_step: P, asked at once.
+    samples_per_prompt: G.
+    temperature: of the sampler.
+  """
+
+  prompts: int = 512
+  prompts_per_step: int = 32
+  samples_per_prompt: int = 8
+  temperature: float = 1.0
+
+
+def collect(
+  setting: Setting,
+  config: CollectConfig,
+  params: Params,
+  reward: Params | None,
+  source: Source,
+  terms: Mapping[str, Term],
+  path: Path,
+  *,
+  first: int,
+  pick: Pick = "widest",
+) -> tuple[list[Record], dict[str, float]]:
+  """Asks, pairs and writes a file; or reads it, if it is whole.
+
+  Args:
+    setting: shared by all stages.
+    config: how much.
+    params: the policy; its log-probs become the pairs' reference.
+    reward: a reward model; without one all scores are zero.
+    source: questions with answers.
+    terms: rules; "answer" decides what is right, the means of the others are
+      told.
+    path: of the file, without its ending; every process writes its own.
+    first: number of the first question.
+    pick: of several right and wrong answers, the two whose scores are
+      farthest apart the right way, or those hardest to tell apart, or the
+      first of each, which favours nothing.
+
+  Returns:
+    The pairs, and the mean of each term over all samples.
+  """
+  told = path.with_suffix(".json")
+  if not told.exists():
+    records, means = [], []
+    for start in range(first, first + config.prompts, config.prompts_per_step):
+      some, terms_of = _ask(
+        setting, config, params, reward, source, terms, start, pick
+      )
+      records += some
+      means.append(terms_of)
+    pairs.write(_part(path, jax.process_index()), records)
+    mean = lambda name: statistics.fmean(m[name] for m in means)
+    means = {n: sharding.mean_over_processes(mean(n)) for n in terms}
+    # Written last: it says that the parts of all processes are whole.
+    if jax.process_index() == 0:
+      write_text(told, json.dumps(means, indent=2) + "\n")
+    sharding.mean_over_processes(0.0)
+  parts = [pairs.read(_part(path, n)) for n in range(jax.process_count())]
+  records = sorted(sum(parts, []), key=lambda record: record.index)
+  return records, json.loads(told.read_text())
+
+
+def _part(path, process):
+  return path.with_suffix(f".{process}.jsonl")
+
+
+def _ask(setting, config, params, reward, source, terms, start, pick):
+  """Pairs of one batch of questions, and the means of the terms."""
+  batch = read_prompts(setting, source, start, config.prompts_per_step)
+  samples = config.samples_per_prompt
+  sample = make_sample(
+    setting, samples_per_prompt=samples, temperature=config.temperature
+  )
+  key = jax.random.fold_in(jax.random.key(setting.seed), start)
+  rolled = rollout(
+    sample, params, batch, key, terms, setting.tokenizer, setting.mesh
+  )
+  t = rolled.trajectories
+  logp = make_logp(setting, samples)(params, t.prompts, t.tokens, t.mask)
+  scores = jnp.zeros(logp.shape)
+  if reward is not None:
+    score = make_score(setting, samples)
+    scores = score(reward, t.prompts, t.tokens, t.mask)
+  drawn = sharding.to_host((t.tokens, t.mask, scores, logp))
+  tokens, _, scores, _ = drawn
+  right = rolled.scores.terms["answer"] > 0
+  ended = np.any(tokens == setting.tokenizer.eos_token_id, axis=1)
+  records = []
+  for number, question in enumerate(batch.arrays.group):
+    rows = np.arange(number * samples, (number + 1) * samples)
+    chosen = rows[right[rows] & ended[rows]]
+    rejected = rows[~right[rows] & ended[rows]]
+    if len(chosen) and len(rejected):
+      two = _pick(scores, chosen, rejected, pick)
+      records.append(_record(setting.tokenizer, int(question), two, *drawn))
+  means = {n: float(x.mean()) for n, x in rolled.scores.terms.items()}
+  return records, means
+
+
+def _pick(
+  scores: np.ndarray,
+  chosen: np.ndarray,
+  rejected: np.ndarray,
+  pick: Pick,
+) -> tuple[int, int]:
+  """Rows of the two completions; see `collect`."""
+  if pick == "first":
+    return chosen[0], rejected[0]
+  best, worst = np.argmax, np.argmin
+  if pick == "closest":
+    best, worst = worst, best
+  return chosen[best(scores[chosen])], rejected[worst(scores[rejected])]
+
+
+def _record(tokenizer, question, two, tokens, mask, scores, logp) -> Record:
+  ids = [tokens[i][mask[i]].tolist() for i in two]
+  return Record(
+    index=question,
+    texts=tuple(tok.decode(tokenizer, ids)),
+    tokens=tuple(ids),
+    scores=tuple(float(scores[i]) for i in two),
+    reference_logp=tuple(float(logp[i]) for i in two),
+  )
+
+
+# (params, prompts, tokens, mask) -> one number a row
+OfRows = Callable[..., Float[Array, " B"]]
+
+
+def make_logp(setting: Setting, samples_per_prompt: int) -> OfRows:
+  """A jitted function: log-prob of each completion, in nats."""
+  return _logp(setting.model, setting.image_token, samples_per_prompt)
+
+
+def make_score(setting: Setting, samples_per_prompt: int) -> OfRows:
+  """A jitted function: the reward model's score of each completion."""
+  return _score(scoring(setting.model), setting.image_token, samples_per_prompt)
+
+
+def scoring(model: ModelConfig) -> ModelConfig:
+  """The same backbone with a value head."""
+  return dataclasses.replace(model, value_head=True)
+
+
+# Compiled once for all stages and rounds.
+@cache
+def _logp(model: ModelConfig, image_token: int, samples_per_prompt: int):
+  @jax.jit
+  def logp(params, prompts, tokens, mask):
+    of_tokens, _ = vlm.completion_logp(
+      model,
+      params,
+      prompts,
+      tokens,
+      mask,
+      image_token=image_token,
+      samples_per_prompt=samples_per_prompt,
+    )
+    return jnp.sum(jnp.where(mask, of_tokens, 0), axis=1)
+
+  return logp
+
+
+@cache
+def _score(model: ModelConfig, image_token: int, samples_per_prompt: int):
+  @jax.jit
+  def score(params, prompts, tokens, mask):
+    return vlm.score(
+      model,
+      params,
+      prompts,
+      tokens,
+      mask,
+      image_token=image_token,
+      samples_per_prompt=samples_per_prompt,
+    )
+
+  return score
