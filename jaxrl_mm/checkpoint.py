@@ -57,19 +57,38 @@ class Checkpoints:
     Raises:
       InputError: the checkpoint cannot be read.
     """
-    step = self.latest_step()
     shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-    try:
-      restored = self._manager.restore(
-        step,
-        args=ocp.args.Composite(
-          state=ocp.args.StandardRestore(shapes), data=ocp.args.JsonRestore()
-        ),
+    restored = self._read(
+      ocp.args.Composite(
+        state=ocp.args.StandardRestore(shapes), data=ocp.args.JsonRestore()
       )
+    )
+    return restored["state"], restored["data"]
+
+  def restore_params(self, params: Any) -> Any:
+    """The weights of the newest checkpoint and nothing else of it.
+
+    Args:
+      params: arrays or shapes with shardings of the weights wanted.
+
+    Raises:
+      InputError: the checkpoint cannot be read.
+    """
+    shapes = {"params": jax.tree.map(ocp.utils.to_shape_dtype_struct, params)}
+    weights = ocp.args.PyTreeRestore(
+      item=shapes,
+      restore_args=ocp.checkpoint_utils.construct_restore_args(shapes),
+      partial_restore=True,
+    )
+    return self._read(ocp.args.Composite(state=weights))["state"]["params"]
+
+  def _read(self, args: Any) -> Any:
+    step = self.latest_step()
+    try:
+      return self._manager.restore(step, args=args)
     except Exception as error:  # orbax raises many kinds on damaged files
       first = str(error).splitlines()[0][:200] if str(error) else repr(error)
       raise InputError(
         f"the checkpoint {self._folder / str(step)} cannot be read ({first}); "
         "delete that folder to continue from an earlier one"
       ) from error
-    return restored["state"], restored["data"]

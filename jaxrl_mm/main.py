@@ -5,13 +5,14 @@ Any value of the config can be changed: `--config.policy.steps=100`.
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jaxrl_mm import experiment
+from jaxrl_mm import experiment, run
 from jaxrl_mm.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -38,16 +39,36 @@ def parse(argv: list[str]) -> list[str]:
     sys.exit(f"error: the config file cannot be read: {reason}")
 
 
+def join_processes(environ: Mapping[str, str]) -> None:
+  """Joins the other processes of a run, where the launcher says there are any.
+
+  `JAXRL_PROCESSES` is "pod" on a Cloud TPU slice, whose workers find each
+  other, or their number; then `JAXRL_COORDINATOR` is the address of the first
+  and `JAXRL_PROCESS` this one's number.
+  """
+  processes = environ.get("JAXRL_PROCESSES")
+  if processes == "pod":
+    jax.distributed.initialize()
+  elif processes:
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(
+      environ["JAXRL_COORDINATOR"],
+      num_processes=int(processes),
+      process_id=int(environ["JAXRL_PROCESS"]),
+    )
+
+
 def main(argv: list[str]) -> None:
   """Reads the flags and runs the experiment."""
   if len(argv) > 1:
     raise app.UsageError(f"unknown argument {argv[1]}")
   logging.set_verbosity(logging.ERROR)
   try:
-    run = experiment.from_config(_CONFIG.value)
+    e = experiment.from_config(_CONFIG.value)
     if "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-      jax.config.update("jax_num_cpu_devices", run.mesh.cpu_devices)
-    experiment.run(run, Path(_WORKDIR.value))
+      jax.config.update("jax_num_cpu_devices", e.mesh.cpu_devices)
+    join_processes(os.environ)
+    run.run(e, Path(_WORKDIR.value))
   except InputError as error:
     sys.exit(f"error: {error}")
 

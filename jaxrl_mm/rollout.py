@@ -83,8 +83,10 @@ def grade(
 ) -> compose.Scores:
   """Scores of B completions, as many for each example of the batch."""
   samples = len(tokens) // len(batch.examples)
-  answers = [e.answer for e in batch.examples for _ in range(samples)]
-  return compose.score(terms, tok.decode(tokenizer, tokens), answers)
+  examples = [e for e in batch.examples for _ in range(samples)]
+  answers = [e.answer for e in examples]
+  facts = [e.facts for e in examples]
+  return compose.score(terms, tok.decode(tokenizer, tokens), answers, facts)
 
 
 @jax.jit

@@ -94,6 +94,33 @@ def constrain_rows(tree: Any) -> Any:
   )
 
 
+def take_rows(x: Array, index: Array) -> Array:
+  """`x[index]` along the leading axis, each batch shard from its own rows.
+
+  Args:
+    x: [B, ...].
+    index: [N] numbers within a shard, cut over the shards as `x` is.
+  """
+  shards = batch_shards()
+  split = lambda y: y.reshape(shards, -1, *y.shape[1:])
+  taken = jax.vmap(lambda x, i: x[i])(split(x), split(index))
+  return taken.reshape(-1, *x.shape[1:])
+
+
+def put_rows(x: Array, index: Array, y: Array) -> Array:
+  """`x` with row `index[n]` replaced by `y[n]`; the reverse of `take_rows`.
+
+  Args:
+    x: [B, ...].
+    index: [N] numbers within a shard; rows with a number beyond it are dropped.
+    y: [N, ...].
+  """
+  shards = batch_shards()
+  split = lambda y: y.reshape(shards, -1, *y.shape[1:])
+  put = jax.vmap(lambda x, i, y: x.at[i].set(y, mode="drop"))
+  return put(split(x), split(index), split(y)).reshape(x.shape)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
   """The layout of scalars, keys and whatever is small."""
   return NamedSharding(mesh, PartitionSpec())

@@ -27,9 +27,11 @@ LAYERS = {
   ),
   4: ("rollout",),
   5: ("train",),
-  6: ("evaluate",),
-  7: ("experiment",),
-  8: ("main", "__init__"),
+  6: ("evaluate", "report"),
+  7: ("experiment", "summary"),
+  8: ("weights",),
+  9: ("run",),
+  10: ("main", "convert", "__init__"),
 }
 LEVEL = {unit: level for level, units in LAYERS.items() for unit in units}
 

@@ -22,6 +22,21 @@ def test_losses(tmp_path, monkeypatch, capsys):
   assert all(name in table for name in names)
 
 
+def test_load(tmp_path, monkeypatch, capsys):
+  sizes = "--layers 2 --width 256 --vocab 64 --shards 2 --repeats 1"
+  file = tmp_path / "load.jsonl"
+  arguments = ["load.py", *sizes.split(), "--json", str(file)]
+  monkeypatch.setattr(sys, "argv", [*arguments, "--folder", str(tmp_path)])
+  runpy.run_path(str(BENCHMARKS / "load.py"), run_name="__main__")
+  cold, warm = [json.loads(line) for line in file.read_text().splitlines()]
+  assert (cold["cache"], warm["cache"]) == ("cold", "warm")
+  for record in (cold, warm):
+    assert record["loaded_bytes"] < record["file_bytes"] < 1e7
+    assert record["seconds"] > 0 and record["floor_seconds"] > 0
+  assert "staging" in capsys.readouterr().out
+  assert [path.name for path in tmp_path.iterdir()] == ["load.jsonl"]
+
+
 def test_recorded_transforms_cost_under_two_percent_of_a_step():
   lines = (BENCHMARKS / "results" / "losses_cpu.jsonl").read_text().splitlines()
   assert len(lines) > 30

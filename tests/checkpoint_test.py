@@ -56,3 +56,15 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
   with checkpoint.Checkpoints(tmp_path / "c") as saved:
     with pytest.raises(InputError, match="c/3 cannot be read.*delete"):
       saved.restore(state)
+
+
+def test_weights_alone_can_be_read_onto_a_mesh(tmp_path):
+  weights = {"decoder": {"up": jnp.arange(16.0).reshape(8, 2)}}
+  with checkpoint.Checkpoints(tmp_path / "c") as saved:
+    saved.save(3, {"params": weights, "opt_state": (jnp.ones(2),)}, {"x": 1})
+  rows = sharding.rows(sharding.make_mesh(8))
+  wanted = jax.ShapeDtypeStruct((8, 2), jnp.float32, sharding=rows)
+  with checkpoint.Checkpoints(tmp_path / "c") as saved:
+    got = saved.restore_params({"decoder": {"up": wanted}})
+  np.testing.assert_array_equal(got["decoder"]["up"], weights["decoder"]["up"])
+  assert got["decoder"]["up"].sharding == rows

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxrl_mm import experiment, sharding
+from jaxrl_mm import experiment
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.experiment import Experiment
 from jaxrl_mm.models import config as models
@@ -60,7 +60,6 @@ def test_an_unknown_value_is_named():
       "config.policy.algorithm: .*clipp",
     ),
     ({"policy": PolicyConfig(weights={"beauty": 1.0})}, "weights has 'beauty'"),
-    ({"stages": ("sft", "dpo")}, "config.stages has 'dpo'"),
     (
       {"evaluation": experiment.EvaluationConfig(size=100, batch=64)},
       r"config.evaluation.size \(100\)",
@@ -108,12 +107,6 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(InputError, match="cannot use the folder .*file/run"):
     experiment.claim_folder(tmp_path / "file" / "run", DEMO)
-
-
-def test_a_small_vocabulary_is_refused():
-  small = dataclasses.replace(DEMO, model=models.digits(vocab=8))
-  with pytest.raises(InputError, match="vocab is 8"):
-    experiment.make_setting(small, sharding.make_mesh())
 
 
 def test_a_bucket_is_no_folder():

@@ -1,12 +1,17 @@
-"""Pictures to square tiles, as InternVL and Skywork R1V cut them."""
+"""Pictures to what the tower of a model reads; square tiles, as InternVL and
+Skywork R1V cut them."""
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from jaxrl_mm.data import patches
+from jaxrl_mm.data.patches import Grid, Patching
 from jaxrl_mm.errors import InputError
+from jaxrl_mm.structs import Patches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +36,30 @@ class Tiles:
     return self.max_pictures * (self.max_tiles + (self.max_tiles > 1))
 
 
+class Encoded(NamedTuple):
+  """The pictures of one prompt.
+
+  Attributes:
+    images: one row of `Prompts.images`.
+    tokens: how many image tokens each picture becomes.
+    grids: how the tokens of each picture lie, where the model wants to know.
+  """
+
+  images: np.ndarray | Patches | None
+  tokens: list[int]
+  grids: list[Grid] | None = None
+
+
 def encode(
-  pictures: Sequence[np.ndarray], layout: Tiles | None, *, name: str
-) -> tuple[np.ndarray | None, list[int]]:
-  """One row of `Prompts.images`, and how many tokens each picture becomes.
+  pictures: Sequence[np.ndarray],
+  layout: Tiles | Patching | None,
+  *,
+  name: str,
+) -> Encoded:
+  """The pictures of one prompt, for the tower `layout` is made for.
 
   Args:
-    pictures: uint8 [height, width, 3] each.
+    pictures: uint8 [height, width, 3] each, or [frames, height, width, 3].
     layout: what becomes of them; None for a model that sees none.
     name: of the sample, for messages.
   """
@@ -48,7 +70,10 @@ def encode(
       f"{limit}; raise config.data.max_pictures"
     )
   if layout is None:
-    return None, []
+    return Encoded(None, [])
+  if isinstance(layout, Patching):
+    row, grids = patches.encode(pictures, layout, name=name)
+    return Encoded(row, [grid.tokens for grid in grids], grids)
   size = layout.image_size
   cut = [
     tile(picture, image_size=size, max_tiles=layout.max_tiles)
@@ -58,7 +83,7 @@ def encode(
   if cut:
     tiles = np.concatenate(cut)
     pixels[: len(tiles)] = tiles
-  return pixels, [len(tiles) * layout.tokens for tiles in cut]
+  return Encoded(pixels, [len(tiles) * layout.tokens for tiles in cut])
 
 
 def grid(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
-from jaxrl_mm.data import images, templates
+from jaxrl_mm.data import images, patches, templates
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.sources import Example, Source
 from jaxrl_mm.data.tokenizer import Tokenizer
@@ -23,11 +23,13 @@ class Layout:
     prompt_tokens: S; a longer prompt is an error, never cut.
     completion_tokens: T.
     pictures: what becomes of pictures; None where the model sees none.
+    markup: how the model's prompts hold them.
   """
 
   prompt_tokens: int
   completion_tokens: int
-  pictures: images.Tiles | None
+  pictures: images.Tiles | patches.Patching | None
+  markup: templates.Markup = templates.INTERNVL
 
 
 class Batch(NamedTuple):
@@ -40,25 +42,41 @@ class Batch(NamedTuple):
 def encode_prompt(
   example: Example, number: int, tokenizer: Tokenizer, layout: Layout
 ) -> Prompts:
-  """One row of `Prompts`, as numpy, without the batch axis."""
-  pixels, image_tokens = images.encode(
-    example.pictures, layout.pictures, name=example.name
-  )
+  """One row of `Prompts`, as numpy, without the batch axis.
+
+  The features of a video take the place of image tokens too: the model knows
+  one placeholder.
+  """
+  encoded = images.encode(example.pictures, layout.pictures, name=example.name)
   ids = templates.prompt_ids(
-    tokenizer, example.question, image_tokens, name=example.name
+    tokenizer,
+    example.question,
+    encoded.tokens,
+    name=example.name,
+    markup=layout.markup,
+    videos=[i for i, x in enumerate(example.pictures) if x.ndim == 4],
   )
   room = layout.prompt_tokens - len(ids)
   if room < 0:
     raise InputError(
       f"sample {example.name}: its prompt has {len(ids)} tokens and "
       f"config.data.prompt_tokens is {layout.prompt_tokens}; raise it or lower "
-      "config.data.max_tiles"
+      "config.data.max_tiles or config.data.max_pixels"
     )
+  tokens, positions = np.array(ids, np.int32), None
+  if encoded.grids is not None:
+    image_token, *others = templates.placeholders(tokenizer, layout.markup)
+    tokens = np.where(np.isin(tokens, others), np.int32(image_token), tokens)
+    positions = patches.positions(
+      tokens == image_token, encoded.grids, layout.pictures
+    )
+    positions = np.pad(positions, [(room, 0), (0, 0)])
   return Prompts(
-    tokens=np.array([tokenizer.pad_token_id] * room + ids, np.int32),
+    tokens=np.pad(tokens, (room, 0), constant_values=tokenizer.pad_token_id),
     mask=np.arange(layout.prompt_tokens) >= room,
-    images=pixels,
+    images=encoded.images,
     group=np.int32(number),
+    positions=positions,
   )
 
 

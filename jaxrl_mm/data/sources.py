@@ -24,6 +24,8 @@ class Example(NamedTuple):
     question: the user's text.
     answer: the truth the graders compare with.
     demonstration: a completion to imitate, empty where there is none.
+    facts: what is in the pictures, as far as it is known: the digits, with
+      commas.
   """
 
   name: str
@@ -31,6 +33,7 @@ class Example(NamedTuple):
   question: str
   answer: str
   demonstration: str = ""
+  facts: str = ""
 
 
 @runtime_checkable
@@ -102,6 +105,7 @@ class Digits:
       question=question,
       answer=answer,
       demonstration=f"<think>{thought}</think><answer>{answer}</answer>",
+      facts=",".join(map(str, digits)),
     )
 
 
@@ -143,15 +147,16 @@ def digits_texts() -> list[str]:
 
 # ------------------------------------------------------------ JSON lines
 class JsonLines:
-  """A file of records `{"image", "question", "answer"[, "demonstration"]}`.
+  """A file of records `{["image", ]"question", "answer"[, "demonstration"]}`.
 
-  `image` is a path relative to the file. The whole file is checked when it is
-  opened, so that a bad record stops a run before it starts. Records of the form
-  R1-Reward publishes, `{"message", "answer"}`, are read as what they mean.
+  `image` is a path relative to the file, or a list of them; a record without
+  it is text alone. The whole file is checked when it is opened, so that a bad
+  record stops a run before it starts. Records of the form that R1-Reward
+  publishes, `{"message", "answer"}`, are read as what they mean.
 
   Args:
     path: of the file.
-    fields: what every record must have besides its image.
+    fields: what every record must have.
   """
 
   def __init__(self, path: str, fields: Sequence[str] = ("question", "answer")):
@@ -174,47 +179,46 @@ class JsonLines:
       record = json.loads(line)
     except json.JSONDecodeError as error:
       raise InputError(f"{where}: not JSON ({error})") from error
-    if isinstance(record, dict) and "message" in record:
+    if not isinstance(record, dict):
+      raise InputError(f"{where}: the record is no object in braces")
+    if "message" in record:
       record = _from_message(where, record)
     for key in ("image", *self._fields):
-      value = record.get(key) if isinstance(record, dict) else None
+      value = record.get(key, "" if key != "image" else "none needed")
       if value is None or not str(value).strip():
         raise InputError(f"{where}: the record has no '{key}'")
-    image = self._folder / str(record["image"])
-    if not image.is_file():
-      raise InputError(f"{where}: the image {image} does not exist")
+    for image in self._images(record):
+      if not image.is_file():
+        raise InputError(f"{where}: the image {image} does not exist")
     return record
+
+  def _images(self, record: dict) -> list[Path]:
+    named = record.get("image", [])
+    named = named if isinstance(named, list) else [named]
+    return [self._folder / str(name) for name in named]
 
   def __len__(self) -> int:
     return len(self._records)
 
   def records(self) -> list[tuple[str, dict]]:
     """The name of each record, and the record."""
-    return list(self._records)
+    return self._records
 
   def undemonstrated(self) -> str | None:
     """The first record without a demonstration, if there is one."""
     bare = (w for w, r in self._records if not r.get("demonstration"))
     return next(bare, None)
 
-  def read(self, index: int) -> tuple[str, dict, np.ndarray]:
-    """The name of a record, the record, and its picture."""
+  def pictures(self, index: int) -> tuple[np.ndarray, ...]:
+    """The pictures of a record."""
     where, record = self._records[index]
-    path = self._folder / str(record["image"])
-    try:
-      with Image.open(path) as image:
-        picture = np.asarray(image.convert("RGB"))
-    except Exception as error:  # Pillow raises all kinds on damaged files.
-      raise InputError(
-        f"{where}: cannot read the image {path}: {error}"
-      ) from error
-    return where, record, picture
+    return tuple(read_picture(p, where) for p in self._images(record))
 
   def __getitem__(self, index: int) -> Example:
-    where, record, picture = self.read(index)
+    where, record = self._records[index]
     return Example(
       name=where,
-      pictures=(picture,),
+      pictures=self.pictures(index),
       question=str(record["question"]),
       answer=str(record["answer"]),
       demonstration=str(record.get("demonstration") or ""),
@@ -239,6 +243,59 @@ def _from_message(where, record):
   }
 
 
+def read_picture(path: Path, where: str) -> np.ndarray:
+  """A picture file as uint8 [height, width, 3].
+
+  Args:
+    path: of the file.
+    where: who asks, for the message.
+  """
+  try:
+    with Image.open(path) as image:
+      return np.asarray(image.convert("RGB"))
+  except Exception as error:  # Pillow raises all kinds on damaged files.
+    raise InputError(
+      f"{where}: cannot read the image {path}: {error}"
+    ) from error
+
+
+# ------------------------------------------------------------------ sums
+class Sums:
+  """Sums of two numbers as text, to try a language model without pictures.
+
+  Numbers of two digits; a tenth of all pairs is kept for the test split, a
+  tenth for validation.
+
+  Args:
+    split: "train", "validation" or "test".
+    size: number of examples.
+    seed: chooses the numbers.
+  """
+
+  def __init__(self, split: str, *, size: int, seed: int):
+    pairs = np.random.default_rng(0).permutation(90 * 90)
+    parts = np.split(pairs, [len(pairs) // 10, len(pairs) // 5])
+    self._pairs = dict(zip(("test", "validation", "train"), parts))[split]
+    self._split, self._size, self._seed = split, size, seed
+
+  def __len__(self) -> int:
+    return self._size
+
+  def __getitem__(self, index: int) -> Example:
+    rng = np.random.default_rng((self._seed, index))
+    a, b = (int(n) + 10 for n in divmod(rng.choice(self._pairs), 90))
+    return Example(
+      name=f"sums/{self._split}/{index}",
+      pictures=(),
+      question=(
+        f"What is {a} + {b}? Reply with the number alone, between <answer> and "
+        "</answer>."
+      ),
+      answer=str(a + b),
+      demonstration=f"<answer>{a + b}</answer>",
+    )
+
+
 def check_demonstrations(source: Source) -> None:
   """Raises InputError if a record of a file has nothing to imitate."""
   if isinstance(source, JsonLines) and (name := source.undemonstrated()):
@@ -254,20 +311,23 @@ def open_source(
   """The source a config names.
 
   Args:
-    name: "digits/train", "digits/validation", "digits/test", or the path of a
-      JSON-lines file.
-    size, seed, labelled: of the digits, see `Digits`; a file has its own size.
+    name: "digits/train", "digits/validation", "digits/test", the same of
+      "sums", or the path of a JSON-lines file.
+    size, seed, labelled: see `Digits` and `Sums`; a file has its own size.
   """
   family, _, split = name.partition("/")
-  if family != "digits":
+  if family not in ("digits", "sums"):
     return JsonLines(name)
   check_split(name)
+  if family == "sums":
+    return Sums(split, size=size, seed=seed)
   return Digits(split, size=size, seed=seed, labelled=labelled)
 
 
 def check_split(name: str) -> None:
-  """Raises InputError if the digits have no such split."""
-  if name.partition("/")[2] not in ("train", *DIGITS_HELD_OUT):
+  """Raises InputError unless a made source has the split that `name` ends in."""
+  family, _, split = name.partition("/")
+  if split not in ("train", *DIGITS_HELD_OUT):
     raise InputError(
-      f"there is no '{name}'; the digits have train, validation and test"
+      f"there is no '{name}'; the {family} have train, validation and test"
     )

@@ -1,6 +1,7 @@
 """From a question and its pictures to the ids the model reads."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.tokenizer import Tokenizer
@@ -9,9 +10,38 @@ from jaxrl_mm.errors import InputError
 PLACEHOLDER = "<image>"
 
 
-def prompt_text(tokenizer: Tokenizer, question: str, pictures: int) -> str:
+class Markup(NamedTuple):
+  """How the prompts of a model family hold pictures.
+
+  Attributes:
+    image: the token that stands for one image feature.
+    start, end: around the image tokens of one picture.
+    after: between a picture and what follows.
+    video: the token that stands for one feature of a video; empty where the
+      family has none of its own.
+  """
+
+  image: str
+  start: str
+  end: str
+  after: str = ""
+  video: str = ""
+
+
+INTERNVL = Markup(tok.IMAGE_TOKEN, tok.IMAGE_START, tok.IMAGE_END, after="\n")
+QWEN = Markup(
+  "<|image_pad|>", "<|vision_start|>", "<|vision_end|>", video="<|video_pad|>"
+)
+
+
+def prompt_text(
+  tokenizer: Tokenizer,
+  question: str,
+  pictures: int,
+  markup: Markup = INTERNVL,
+) -> str:
   """The user's turn in the tokenizer's chat form, ready for the answer."""
-  content = f"{PLACEHOLDER}\n" * pictures + question
+  content = f"{PLACEHOLDER}{markup.after}" * pictures + question
   return tokenizer.apply_chat_template(
     [{"role": "user", "content": content}],
     tokenize=False,
@@ -25,6 +55,8 @@ def prompt_ids(
   image_tokens: Sequence[int],
   *,
   name: str,
+  markup: Markup = INTERNVL,
+  videos: Collection[int] = (),
 ) -> list[int]:
   """Ids of a prompt, each picture expanded to its image tokens.
 
@@ -33,21 +65,30 @@ def prompt_ids(
     question: the user's text.
     image_tokens: how many image tokens each picture becomes.
     name: of the sample, for the message.
+    markup: of the model's family.
+    videos: which of the pictures are videos, by number.
 
   Raises:
     InputError: the ids hold another number of image tokens than the pictures
       have features, for example because the question itself names the token.
   """
-  text = prompt_text(tokenizer, question, len(image_tokens))
-  for count in image_tokens:
-    expanded = tok.IMAGE_START + tok.IMAGE_TOKEN * count + tok.IMAGE_END
+  text = prompt_text(tokenizer, question, len(image_tokens), markup)
+  for i, count in enumerate(image_tokens):
+    token = markup.video if i in videos else markup.image
+    expanded = markup.start + token * count + markup.end
     text = text.replace(PLACEHOLDER, expanded, 1)
   ids = tokenizer.encode(text, add_special_tokens=False)
-  found = ids.count(tok.token_id(tokenizer, tok.IMAGE_TOKEN))
+  found = sum(map(ids.count, placeholders(tokenizer, markup)))
   if found != sum(image_tokens):
     raise InputError(
       f"sample {name}: its prompt has {found} image tokens and its pictures "
-      f"have {sum(image_tokens)} image features; remove {tok.IMAGE_TOKEN} and "
+      f"have {sum(image_tokens)} image features; remove {markup.image} and "
       f"{PLACEHOLDER} from its question"
     )
   return ids
+
+
+def placeholders(tokenizer: Tokenizer, markup: Markup) -> list[int]:
+  """Ids of the image token and, where there is one, of the video token."""
+  tokens = filter(None, (markup.image, markup.video))
+  return [tok.token_id(tokenizer, token) for token in tokens]

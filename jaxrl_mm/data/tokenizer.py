@@ -88,6 +88,12 @@ def token_id(tokenizer: Tokenizer, token: str) -> int:
   return found
 
 
+def add_image_tokens(tokenizer: Tokenizer) -> int:
+  """Teaches a text tokenizer the tokens of pictures; returns how many."""
+  tokens = [IMAGE_START, IMAGE_TOKEN, IMAGE_END]
+  return tokenizer.add_tokens(tokens, special_tokens=True)
+
+
 def completion_ids(tokenizer: Tokenizer, text: str) -> list[int]:
   """Ids of an assistant's answer, ended by the end-of-turn token."""
   ids = tokenizer.encode(text, add_special_tokens=False)

@@ -12,7 +12,8 @@ from jaxrl_mm.data.sources import Source
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.rewards.compose import Term
 from jaxrl_mm.rollout import grade
-from jaxrl_mm.sampling.generate import generate
+from jaxrl_mm.sampling.decode import Sampling
+from jaxrl_mm.sampling.schedule import make_sampler
 from jaxrl_mm.train.loop import Setting
 
 
@@ -42,10 +43,9 @@ def make_evaluator(
   The same questions each time, answered greedily. Compiled once for all
   stages.
   """
-  answer = jax.jit(
-    partial(
-      generate,
-      setting.model,
+  answer = make_sampler(
+    setting.model,
+    Sampling(
       samples_per_prompt=1,
       max_tokens=setting.layout.completion_tokens,
       end_token=setting.tokenizer.eos_token_id,
@@ -53,7 +53,6 @@ def make_evaluator(
       image_token=setting.image_token,
       temperature=0.0,
     ),
-    out_shardings=sharding.rows(setting.mesh),
   )
   encode = partial(
     loader.encode_prompt, tokenizer=setting.tokenizer, layout=setting.layout

@@ -4,31 +4,68 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int, Int8
+
+from jaxrl_mm import sharding
+
+LOWEST = jnp.finfo(jnp.float32).min
+
+
+class Quantized(NamedTuple):
+  """Vectors as int8 with one scale each; `values * scale` is the vector."""
+
+  values: Int8[Array, "*shape E"]
+  scale: Float[Array, "*shape"]
+
+
+KeysOrValues = Float[Array, "..."] | Quantized
 
 
 class Cache(NamedTuple):
   """Keys and values seen so far, stacked over layers.
 
-  The prompt of a group is kept once (P prompts); each of the B = P * G rows
-  keeps only its own T completion tokens.
+  The prompt of a group is kept once (P prompts); each of the B rows keeps only
+  its own T completion tokens. Heads stand before tokens, so that no product
+  has to transpose a cache. Each may be `Quantized`.
 
   Attributes:
-    prompt_k, prompt_v: [L, P, S, K, E].
-    k, v: [L, B, T, K, E].
+    prompt_k, prompt_v: [L, P, K, S, E].
+    k, v: [L, B, K, T, E].
   """
 
-  prompt_k: Float[Array, "*L P S K E"]
-  prompt_v: Float[Array, "*L P S K E"]
-  k: Float[Array, "*L B T K E"]
-  v: Float[Array, "*L B T K E"]
+  prompt_k: KeysOrValues
+  prompt_v: KeysOrValues
+  k: KeysOrValues
+  v: KeysOrValues
+
+
+class Seats(NamedTuple):
+  """Which rows answer which prompt, where a prompt's rows are not neighbours.
+
+  A prompt has G seats. Numbers count within a batch shard, so that no query
+  travels.
+
+  Attributes:
+    row: [P, G] row on each seat, any row where the seat is empty.
+    seat: [B] seat of each row, p * G + g.
+  """
+
+  row: Int[Array, "P G"]
+  seat: Int[Array, " B"]
 
 
 class CacheMask(NamedTuple):
-  """Which entries of a `Cache` may be attended: [P, S] and [B, T]."""
+  """Which entries of a `Cache` may be attended, and by whom.
+
+  Attributes:
+    prompt: [P, S].
+    own: [B, T].
+    seats: None where the B / P rows of a prompt stand side by side.
+  """
 
   prompt: Bool[Array, "P S"]
   own: Bool[Array, "B T"]
+  seats: Seats | None = None
 
 
 def full(
@@ -46,6 +83,14 @@ def full(
   )
 
 
+def quantize(x: Float[Array, "*shape E"]) -> Quantized:
+  """Each vector to int8, its largest entry to 127; the error is half a step."""
+  wide = x.astype(jnp.float32)
+  scale = jnp.max(jnp.abs(wide), axis=-1) / 127
+  steps = wide / jnp.maximum(scale, jnp.finfo(jnp.float32).tiny)[..., None]
+  return Quantized(jnp.round(steps).astype(jnp.int8), scale)
+
+
 def cached(
   q: Float[Array, "B 1 H E"],
   k: Float[Array, "B 1 K E"],
@@ -56,36 +101,76 @@ def cached(
   """One new token a row attends to its prompt, its past and itself.
 
   The queries of a group are stacked against the group's one prompt cache, so
-  the prompt is read once a group. The logits of the three parts share one
-  softmax: the result equals attention over their concatenation.
+  the prompt is read once a group. The three parts are merged by their softmax
+  sums: the result equals attention over their concatenation.
 
   Args:
     q, k, v: of the new token.
     cache: one layer of the cache (no L axis), not yet holding the new token.
     mask: what may be attended.
   """
-  heads, width = q.shape[2:]
-  prompts, kv_heads = cache.prompt_k.shape[0], cache.k.shape[2]
-  # b row, p prompt, g sample of the prompt, k key head, h query of that head
-  q = (q * width**-0.5).reshape(q.shape[0], kv_heads, heads // kv_heads, width)
-  grouped = q.reshape(prompts, -1, *q.shape[1:])
-  logits = lambda equation, *xs: jnp.einsum(
-    equation, *xs, preferred_element_type=jnp.float32
+  rows, _, heads, width = q.shape
+  kv_heads = k.shape[2]
+  queries = (q * width**-0.5).reshape(rows, kv_heads, heads // kv_heads, width)
+  stacked = _stack(queries, mask)
+  prompt = _attend(stacked, cache.prompt_k, cache.prompt_v, mask.prompt)
+  prompt = [_unstack(x, mask, queries.shape[2]) for x in prompt]
+  own = _attend(queries, cache.k, cache.v, mask.own)
+  logit = jnp.sum(
+    queries.astype(jnp.float32) * k[:, 0, :, None].astype(jnp.float32),
+    axis=-1,
+    keepdims=True,
   )
-  low = jnp.finfo(jnp.float32).min
-  prompt = logits("pgkhe,pske->pgkhs", grouped, cache.prompt_k)
-  prompt = jnp.where(mask.prompt[:, None, None, None], prompt, low)
-  prompt = prompt.reshape(*q.shape[:3], -1)
-  own = logits("bkhe,btke->bkht", q, cache.k)
-  own = jnp.where(mask.own[:, None, None], own, low)
-  new = logits("bkhe,btke->bkht", q, k)
+  new = v[:, 0, :, None].astype(jnp.float32), logit, jnp.ones_like(logit)
 
-  weights = jax.nn.softmax(jnp.concatenate([prompt, own, new], -1))
-  split = (prompt.shape[-1], prompt.shape[-1] + own.shape[-1])
-  on_prompt, on_own, on_new = jnp.split(weights.astype(v.dtype), split, axis=-1)
-  on_prompt = on_prompt.reshape(*grouped.shape[:-1], -1)
-  out = jnp.einsum("pgkhs,pske->pgkhe", on_prompt, cache.prompt_v)
-  out = out.reshape(q.shape)
-  out = out + jnp.einsum("bkht,btke->bkhe", on_own, cache.v)
-  out = out + jnp.einsum("bkht,btke->bkhe", on_new, v)
-  return out.reshape(q.shape[0], 1, heads, width)
+  parts = prompt, own, new
+  top = jnp.maximum(jnp.maximum(prompt[1], own[1]), logit)
+  share = [jnp.exp(part[1] - top) for part in parts]
+  out = sum(part[0] * x for part, x in zip(parts, share))
+  out = out / sum(part[2] * x for part, x in zip(parts, share))
+  return out.astype(v.dtype).reshape(q.shape)
+
+
+def _attend(q, k, v, mask):
+  """Weighted values [N, K, Q, E]; largest logit, sum of weights [N, K, Q, 1].
+
+  The weights are exp(logit - largest logit): what is missing to a softmax is
+  the division by their sum.
+  """
+  logits = jnp.einsum(
+    "nkqe,nkse->nkqs", q, _values(k, q), preferred_element_type=jnp.float32
+  )
+  if isinstance(k, Quantized):
+    logits = logits * k.scale[:, :, None]
+  logits = jnp.where(mask[:, None, None], logits, LOWEST)
+  top = jnp.max(logits, axis=-1, keepdims=True)
+  weights = jnp.exp(logits - top)
+  total = jnp.sum(weights, axis=-1, keepdims=True)
+  if isinstance(v, Quantized):
+    weights = weights * v.scale[:, :, None]
+  out = jnp.einsum(
+    "nkqs,nkse->nkqe",
+    weights.astype(q.dtype),
+    _values(v, q),
+    preferred_element_type=jnp.float32,
+  )
+  return out, top, total
+
+
+def _values(x, like):
+  return x.values.astype(like.dtype) if isinstance(x, Quantized) else x
+
+
+def _stack(x, mask):
+  """Rows [B, K, h, E] -> the queries of each prompt [P, K, G * h, E]."""
+  if mask.seats is not None:
+    x = sharding.take_rows(x, mask.seats.row.reshape(-1))
+  x = x.reshape(mask.prompt.shape[0], -1, *x.shape[1:])
+  return jnp.moveaxis(x, 1, 2).reshape(x.shape[0], x.shape[2], -1, x.shape[4])
+
+
+def _unstack(x, mask, queries):
+  """The way back: [P, K, G * h, E] -> [B, K, h, E]."""
+  x = x.reshape(*x.shape[:2], -1, queries, x.shape[3])
+  x = jnp.moveaxis(x, 2, 1).reshape(-1, x.shape[1], *x.shape[3:])
+  return x if mask.seats is None else sharding.take_rows(x, mask.seats.seat)

@@ -122,6 +122,10 @@ class ModelConfig:
     if v is not None:
       rules += [("vision.width", v.width, v.heads)]
     if isinstance(v, VisionConfig):
+      if v.norm not in ("rms", "layer"):
+        raise InputError(
+          f"config.model.vision.norm is '{v.norm}'; known are rms, layer"
+        )
       rules += [
         ("vision.image_size", v.image_size, v.patch_size),
         ("patches along a tile", v.side, self.shuffle),
@@ -161,6 +165,33 @@ def digits(vocab: int = 64) -> ModelConfig:
   )
 
 
+def internvl3_1b() -> ModelConfig:
+  """InternVL3-1B: InternViT-300M-448px-V2.5, mlp1, Qwen2.5-0.5B
+  (https://arxiv.org/abs/2504.10479)."""
+  return ModelConfig(
+    vision=VisionConfig(
+      layers=24,
+      width=1024,
+      heads=16,
+      mlp=4096,
+      image_size=448,
+      patch_size=14,
+      norm="layer",
+      qk_norm=False,
+      qkv_bias=True,
+    ),
+    decoder=DecoderConfig(
+      layers=24,
+      width=896,
+      heads=14,
+      kv_heads=2,
+      head_dim=64,
+      mlp=4864,
+      vocab=151674,
+    ),
+  )
+
+
 def r1v2_38b() -> ModelConfig:
   """Skywork R1V2-38B: InternViT-6B-448px-V2.5, mlp1, QwQ-32B."""
   return ModelConfig(
@@ -183,3 +214,83 @@ def r1v2_38b() -> ModelConfig:
       norm_eps=1e-5,
     ),
   )
+
+
+def qwen2_5_vl_3b() -> ModelConfig:
+  """Qwen2.5-VL-3B (https://arxiv.org/abs/2502.13923)."""
+  return _qwen2_5_vl(
+    DecoderConfig(
+      layers=36,
+      width=2048,
+      heads=16,
+      kv_heads=2,
+      head_dim=128,
+      mlp=11008,
+      vocab=151936,
+      tied=True,
+      rope_sections=(16, 24, 24),
+    ),
+    vision_mlp=3420,
+  )
+
+
+def qwen2_5_vl_7b() -> ModelConfig:
+  """Qwen2.5-VL-7B, the base of R1-Reward and of Skywork-VL Reward."""
+  return _qwen2_5_vl(
+    DecoderConfig(
+      layers=28,
+      width=3584,
+      heads=28,
+      kv_heads=4,
+      head_dim=128,
+      mlp=18944,
+      vocab=152064,
+      rope_sections=(16, 24, 24),
+    ),
+    vision_mlp=3420,
+  )
+
+
+def qwen2_5_vl_32b() -> ModelConfig:
+  """Qwen2.5-VL-32B."""
+  return _qwen2_5_vl(
+    DecoderConfig(
+      layers=64,
+      width=5120,
+      heads=40,
+      kv_heads=8,
+      head_dim=128,
+      mlp=27648,
+      vocab=152064,
+      rope_sections=(16, 24, 24),
+    ),
+    vision_mlp=3456,
+  )
+
+
+def qwen2_5_vl_72b() -> ModelConfig:
+  """Qwen2.5-VL-72B."""
+  return _qwen2_5_vl(
+    DecoderConfig(
+      layers=80,
+      width=8192,
+      heads=64,
+      kv_heads=8,
+      head_dim=128,
+      mlp=29568,
+      vocab=152064,
+      rope_sections=(16, 24, 24),
+    ),
+    vision_mlp=3456,
+  )
+
+
+def _qwen2_5_vl(decoder: DecoderConfig, vision_mlp: int) -> ModelConfig:
+  vision = QwenVisionConfig(
+    layers=32,
+    width=1280,
+    heads=16,
+    mlp=vision_mlp,
+    full_layers=(7, 15, 23, 31),
+  )
+  return ModelConfig(vision=vision, decoder=decoder)

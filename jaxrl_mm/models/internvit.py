@@ -38,8 +38,14 @@ def pixel_shuffle(
   return x.reshape(n, small, small, factor * factor * width)
 
 
+def _norm(config: VisionConfig, param_dtype: str, name: str) -> nn.Module:
+  """The tower's own kind of norm."""
+  kind = {"rms": RMSNorm, "layer": LayerNorm}[config.norm]
+  return kind(config.norm_eps, param_dtype, name=name)
+
+
 class Attention(nn.Module):
-  """Bidirectional, fused qkv; q and k are normed over all heads at once."""
+  """Bidirectional, fused qkv; q and k may be normed over all heads at once."""
 
   config: VisionConfig
   param_dtype: str
@@ -48,14 +54,17 @@ class Attention(nn.Module):
   def __call__(self, x: Float[Array, "N M D"]) -> Float[Array, "N M D"]:
     c, dtype = self.config, self.param_dtype
     heads = (c.heads, c.head_dim)
+    bias = (3, *heads) if c.qkv_bias else ()
     qkv = Einsum(
-      "nmd,dche->cnmhe", (c.width, 3, *heads), param_dtype=dtype, name="qkv"
+      "nmd,dche->nmche", (c.width, 3, *heads), bias, dtype, name="qkv"
     )(x)
-    q, k, v = qkv
+    q, k, v = jnp.moveaxis(qkv, 2, 0)
     norm = lambda name, y: RMSNorm(c.norm_eps, dtype, name=name)(
       y.reshape(x.shape)
     ).reshape(y.shape)
-    out = attention.full(norm("q_norm", q), norm("k_norm", k), v)
+    if c.qk_norm:
+      q, k = norm("q_norm", q), norm("k_norm", k)
+    out = attention.full(q, k, v)
     return Einsum(
       "nmhe,hed->nmd", (*heads, c.width), (c.width,), dtype, name="out"
     )(out)
@@ -76,7 +85,7 @@ class Block(nn.Module):
       (c.width,),
       jnp.dtype(dtype),
     ).astype(x.dtype)
-    norm = lambda name, y: RMSNorm(c.norm_eps, dtype, name=name)(y)
+    norm = lambda name, y: _norm(c, dtype, name)(y)
     y = Attention(c, dtype, name="attention")(norm("norm1", x))
     x = x + scale("ls1") * y
     y = Einsum("nmd,df->nmf", (c.width, c.mlp), (c.mlp,), dtype, name="up")(

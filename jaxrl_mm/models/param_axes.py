@@ -15,10 +15,12 @@ from jaxrl_mm.models import lora
 PARAM_AXES: Sequence[tuple[str, tuple[str | None, ...]]] = (
   ("vision/patch/kernel", (None, None, None, "embed")),
   ("vision/(class|position)", (None, None, None)),
+  ("vision/tubelet/kernel", (None, None, None, None, "embed")),
   ("vision/layers/attention/qkv/kernel", ("layer", "embed", None, None, None)),
+  ("vision/layers/attention/qkv/bias", ("layer", None, None, None)),
   ("vision/layers/attention/out/kernel", ("layer", None, None, "embed")),
-  ("vision/layers/up/kernel", ("layer", "embed", "mlp")),
-  ("vision/layers/up/bias", ("layer", "mlp")),
+  ("vision/layers/(gate|up)/kernel", ("layer", "embed", "mlp")),
+  ("vision/layers/(gate|up)/bias", ("layer", "mlp")),
   ("vision/layers/down/kernel", ("layer", "mlp", "embed")),
   ("projector/up/kernel", (None, "embed")),
   ("projector/down/kernel", (None, "embed")),
@@ -30,6 +32,7 @@ PARAM_AXES: Sequence[tuple[str, tuple[str | None, ...]]] = (
   ("decoder/layers/attention/out/kernel", ("layer", "heads", None, "embed")),
   ("decoder/layers/(gate|up)/kernel", ("layer", "embed", "mlp")),
   ("decoder/layers/down/kernel", ("layer", "mlp", "embed")),
+  ("value_head/kernel", ("embed",)),
   (r".*/layers/.*(scale|bias|ls1|ls2)", ("layer", None)),
   (r".*(scale|bias)", (None,)),
 )  # fmt: skip

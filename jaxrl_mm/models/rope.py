@@ -33,7 +33,26 @@ def rotate(
     positions = positions[..., axis]
   else:
     positions = positions[..., None]
-  angle = positions[:, :, None].astype(jnp.float32) * frequency
+  return _turn(x, positions.astype(jnp.float32) * frequency)
+
+
+def rotate_by_place(
+  x: Float[Array, "B T H E"], place: Int[Array, "B T 2"], *, theta: float
+) -> Float[Array, "B T H E"]:
+  """As `rotate`, the first E/4 pairs by the row, the others by the column.
+
+  Both have the same frequencies theta^(-4i/E): the rotary embedding of the
+  Qwen2-VL vision tower (https://arxiv.org/abs/2409.12191).
+  """
+  quarter = x.shape[-1] // 4
+  frequency = theta ** (-jnp.arange(quarter, dtype=jnp.float32) / quarter)
+  angle = place[..., None].astype(jnp.float32) * frequency
+  return _turn(x, angle.reshape(*place.shape[:2], -1))
+
+
+def _turn(x, angle):
+  """Turns the pair (x[i], x[i + E/2]) of all heads by angle[..., i]."""
+  angle = angle[:, :, None]
   cos, sin = jnp.cos(angle), jnp.sin(angle)
   left, right = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   turned = [left * cos - right * sin, right * cos + left * sin]

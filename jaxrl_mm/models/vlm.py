@@ -1,6 +1,7 @@
 """The whole model as functions of `(config, params, arrays)`.
 
-`params` is a plain dict: `vision`, `projector`, `embedder`, `decoder`.
+`params` is a plain dict: `vision`, `projector`, `embedder`, `decoder`,
+`value_head`; a model of text alone lacks the first two, most lack the last.
 """
 
 from functools import partial
@@ -10,10 +11,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from jaxrl_mm import masked, sharding
+from jaxrl_mm.models import qwen_vit
 from jaxrl_mm.models.attention import Cache, CacheMask
 from jaxrl_mm.models.config import ModelConfig, VisionConfig
 from jaxrl_mm.models.decoder import KV, Decoder, Embedder, Positions
 from jaxrl_mm.models.internvit import InternViT, Projector
+from jaxrl_mm.models.layers import Einsum
+from jaxrl_mm.models.qwen_vit import Merger, QwenViT
 from jaxrl_mm.structs import Patches, Prompts
 
 Params = dict
@@ -22,7 +26,7 @@ Images = UInt8[Array, "B N height width channels"] | Patches
 
 def init(config: ModelConfig, key: PRNGKeyArray) -> Params:
   """Random weights. Under `jax.eval_shape` it costs nothing at any size."""
-  keys = jax.random.split(key, 4)
+  keys = jax.random.split(key, 5)
   v = config.vision
   x = jnp.zeros((1, 1, config.decoder.width), config.dtype)
   ids = jnp.zeros((1, 1), jnp.int32)
@@ -36,7 +40,31 @@ def init(config: ModelConfig, key: PRNGKeyArray) -> Params:
     patches = jnp.zeros((1, v.side, v.side, v.width), config.dtype)
     trees["vision"] = InternViT(config).init(keys[0], images)
     trees["projector"] = Projector(config).init(keys[1], patches)
+  elif v is not None:
+    images = _one_window(config)
+    patches = jnp.zeros((*images.place.shape[:3], v.width), config.dtype)
+    trees["vision"] = QwenViT(config).init(keys[0], images)
+    trees["projector"] = Merger(config).init(keys[1], patches)
+  if config.value_head:
+    trees["value_head"] = _value_head(config).init(keys[4], x[:, 0])
   return {name: tree["params"] for name, tree in trees.items()}
+
+
+def _one_window(config):
+  c = config.vision
+  one, patches = (1, 1), c.window**2
+  pixels = (*one, patches, c.frames, c.patch_size, c.patch_size, c.channels)
+  return Patches(
+    pixels=jnp.zeros(pixels, jnp.uint8),
+    place=jnp.zeros((*one, patches, 2), jnp.int32),
+    frame=jnp.zeros(one, jnp.int32),
+    order=jnp.zeros(one, jnp.int32),
+  )
+
+
+def _value_head(config):
+  shape, dtype = (config.decoder.width,), config.param_dtype
+  return Einsum("bd,d->b", shape, (1,), dtype)
 
 
 def encode_images(
@@ -44,7 +72,10 @@ def encode_images(
   params: Params,
   images: Images,
 ) -> Float[Array, "B M D"]:
-  """Image tokens of each row, tile after tile: M = N * tokens_per_tile."""
+  """Image tokens of each row: of tile after tile, M = N * tokens_per_tile,
+  or of the `Patches` in their order."""
+  if isinstance(images, Patches):
+    return qwen_vit.encode(config, params, images)
   flat = images.reshape(-1, *images.shape[2:])
   x = InternViT(config).apply({"params": params["vision"]}, flat)
   x = Projector(config).apply({"params": params["projector"]}, x)
@@ -175,6 +206,39 @@ def head(params: Params) -> Float[Array, "V D"]:
   return embedder.get("head", embedder["table"])
 
 
+def hidden_states(
+  config: ModelConfig,
+  params: Params,
+  prompts: Prompts,
+  tokens: Int[Array, "B T"],
+  mask: Bool[Array, "B T"],
+  *,
+  image_token: int,
+  samples_per_prompt: int = 1,
+) -> Float[Array, "B length D"]:
+  """Final hidden states of prompts and completions, length = S + T.
+
+  The arguments are those of `completion_logp`.
+  """
+  features = None
+  if prompts.images is not None:
+    features = encode_distinct(
+      config, params, prompts.images, prompts.group, samples_per_prompt
+    )
+  embed_ids = partial(embed, config, params, image_token=image_token)
+  x = jnp.concatenate(
+    [
+      embed_ids(prompts.tokens, features),
+      embed_ids(tokens, None),
+    ],
+    axis=1,
+  )
+  valid = jnp.concatenate([prompts.mask, mask], axis=1)
+  x = sharding.constrain(x, "batch", None, None)
+  where = jnp.concatenate(positions(prompts, tokens.shape[1]), axis=1)
+  return run_decoder(config, params, x, where, causal(valid))[0]
+
+
 def completion_logp(
   config: ModelConfig,
   params: Params,
@@ -198,25 +262,55 @@ def completion_logp(
     temperature: of the sampling distribution.
     chunk: columns of T whose logits exist at a time.
   """
-  features = None
-  if prompts.images is not None:
-    features = encode_distinct(
-      config, params, prompts.images, prompts.group, samples_per_prompt
-    )
-  embed_ids = partial(embed, config, params, image_token=image_token)
-  x = jnp.concatenate(
-    [
-      embed_ids(prompts.tokens, features),
-      embed_ids(tokens, None),
-    ],
-    axis=1,
+  hidden = hidden_states(
+    config,
+    params,
+    prompts,
+    tokens,
+    mask,
+    image_token=image_token,
+    samples_per_prompt=samples_per_prompt,
   )
-  valid = jnp.concatenate([prompts.mask, mask], axis=1)
-  x = sharding.constrain(x, "batch", None, None)
-  where = jnp.concatenate(positions(prompts, tokens.shape[1]), axis=1)
-  hidden, _ = run_decoder(config, params, x, where, causal(valid))
   start = prompts.tokens.shape[1] - 1
   predicting = hidden[:, start : start + tokens.shape[1]]
   return masked.token_logp(
     predicting, head(params), tokens, temperature=temperature, chunk=chunk
+  )
+
+
+def score(
+  config: ModelConfig,
+  params: Params,
+  prompts: Prompts,
+  tokens: Int[Array, "B T"],
+  mask: Bool[Array, "B T"],
+  *,
+  image_token: int,
+  samples_per_prompt: int = 1,
+) -> Float[Array, " B"]:
+  """What the value head makes of each answer, unbounded, higher is better.
+
+  A linear map of the hidden state of the last real token, as in Skywork-VL
+  Reward (https://arxiv.org/abs/2505.07263). That model reads the whole chat:
+  its template ends an answer with the end-of-turn token and a new line, which
+  belong to `tokens`.
+
+  Args:
+    config, params: a model with `value_head`.
+    prompts, tokens, mask, image_token, samples_per_prompt: see
+      `completion_logp`.
+  """
+  hidden = hidden_states(
+    config,
+    params,
+    prompts,
+    tokens,
+    mask,
+    image_token=image_token,
+    samples_per_prompt=samples_per_prompt,
+  )
+  last = prompts.tokens.shape[1] - 1 + jnp.sum(mask, axis=1)
+  ending = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+  return _value_head(config).apply(
+    {"params": params["value_head"]}, ending.astype(jnp.float32)
   )

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxrl_mm.rewards import final
 from jaxrl_mm.rewards import format as form
 
-_BOXED = re.compile(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}")
 _SAID = re.compile(r"answer\s*(?:is)?\s*:?\s*(\S[^\n]*)", re.IGNORECASE)
 # "B", "(B)", "B.", "B) a cat", "option B"; "A cat" and "A or B" pick nothing.
 _LETTER = re.compile(
@@ -42,11 +42,33 @@ def letter_of(completion: str) -> str | None:
   """
   text = form.answer_of(completion)
   if text is None:
-    found = _BOXED.findall(completion) or _SAID.findall(completion)
+    found = final.boxed(completion) or _SAID.findall(completion)
     text = found[-1] if found else completion
   text = re.sub(r"\\(?:text|mathrm|mathbf)\{([^{}]*)\}", r"\1", text)
   match = _LETTER.fullmatch(text.strip().strip("*$ "))
   return match.group(1).upper() if match else None
+
+
+def option_of(completion: str, choices: Sequence[str]) -> str | None:
+  """The letter picked among options, by letter or by the text of one.
+
+  A letter beyond the options and a text that is none of them, or more than
+  one, pick nothing. An option's number counts in any form: "0.5" is "1/2".
+  """
+  letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(choices)]
+  picked = letter_of(completion.rpartition("</think>")[2] or completion)
+  answer = final.answer_of(completion)
+  if picked is not None and picked in letters:
+    return picked
+  same = [a for a, c in zip(letters, choices) if answer and _same(answer, c)]
+  return same[0] if len(same) == 1 else None
+
+
+def _same(answer: str, option: str) -> bool:
+  if final.words(answer) == final.words(option) != "":
+    return True
+  value = final.number(answer)
+  return value is not None and value == final.number(option)
 
 
 def pairwise(

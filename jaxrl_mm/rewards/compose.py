@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -13,14 +13,16 @@ class Term(NamedTuple):
   """One part of a reward.
 
   Attributes:
-    reward: `(completions, answers) -> [B]` float32.
-    weight: its factor in the sum.
+    reward: `(completions, truths) -> [B]` float32.
+    weight: its factor in the sum; one of weight 0 is watched only.
     verifiable: decided by a rule, not by a learned score or a judge.
+    truth: what it compares with: the answer, or the facts of the picture.
   """
 
   reward: Reward
   weight: float = 1.0
   verifiable: bool = True
+  truth: Literal["answer", "facts"] = "answer"
 
 
 class Scores(NamedTuple):
@@ -44,18 +46,22 @@ def score(
   terms: Mapping[str, Term],
   completions: Sequence[str],
   answers: Sequence[str],
+  facts: Sequence[str] = (),
 ) -> Scores:
   """Scores each completion by every term; all results are float32 [B].
+
+  `facts` are only needed by terms that compare with them.
 
   A rule that raises on a completion gives it zero, is counted and logged. A
   learned score or a judge that raises is down, which is an error of the step.
   """
   raw, failures = {}, {}
   for name, term in terms.items():
+    truths = facts if term.truth == "facts" else answers
     if term.verifiable:
-      raw[name], failures[name] = _grade(name, term, completions, answers)
+      raw[name], failures[name] = _grade(name, term, completions, truths)
     else:
-      raw[name], failures[name] = term.reward(completions, answers), 0
+      raw[name], failures[name] = term.reward(completions, truths), 0
   zero = np.zeros(len(completions), np.float32)
   total = sum((t.weight * raw[n] for n, t in terms.items()), zero)
   ruled = sum(

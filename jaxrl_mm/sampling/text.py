@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import jax
 import numpy as np
@@ -13,7 +12,8 @@ from jaxrl_mm.data.tokenizer import Tokenizer
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.models.config import ModelConfig
 from jaxrl_mm.models.vlm import Params
-from jaxrl_mm.sampling.generate import generate
+from jaxrl_mm.sampling.decode import Sampling
+from jaxrl_mm.sampling.schedule import make_sampler
 from jaxrl_mm.structs import Prompts
 
 
@@ -41,17 +41,16 @@ def make_answerer(
     temperature: 0 takes the most likely token.
     seed: of the draws, which go on from call to call.
   """
-  sample = jax.jit(
-    partial(
-      generate,
-      config,
+  sample = make_sampler(
+    config,
+    Sampling(
       samples_per_prompt=1,
       max_tokens=max_tokens,
       end_token=tokenizer.eos_token_id,
       pad_token=tokenizer.pad_token_id,
       image_token=tok.token_id(tokenizer, tok.IMAGE_TOKEN),
       temperature=temperature,
-    )
+    ),
   )
   calls = itertools.count()
 

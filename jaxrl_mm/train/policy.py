@@ -27,7 +27,8 @@ from jaxrl_mm.optimizer import (
 )
 from jaxrl_mm.rewards.compose import Term
 from jaxrl_mm.rollout import rollout
-from jaxrl_mm.sampling.generate import generate
+from jaxrl_mm.sampling.decode import Sampling
+from jaxrl_mm.sampling.schedule import Schedule, make_sampler
 from jaxrl_mm.structs import Metrics, Trajectories
 from jaxrl_mm.train.loop import Setting, init_state, process_batches, run_stage
 from jaxrl_mm.train.step import accumulate_gradients, apply_gradient
@@ -59,6 +60,7 @@ class PolicyConfig:
     micro_batch: rows a device sees at once, at most; best a multiple of G, so
       that the vision tower sees a group's picture once.
     temperature, top_k, top_p: of the sampler.
+    schedule: how sampling is cut, see `Schedule`.
     algorithm: `name` and the arguments of that function in `algorithms`.
     weights: of the reward terms.
     shuffle_rewards: the control that must not learn.
@@ -73,6 +75,7 @@ class PolicyConfig:
   temperature: float = 1.0
   top_k: int = 0
   top_p: float = 1.0
+  schedule: Schedule = Schedule()
   algorithm: Mapping[str, Any] = dataclasses.field(
     default_factory=lambda: {"name": "r1v2", "capacity": 512}
   )
@@ -135,10 +138,9 @@ def run(
   algorithm = make_algorithm(config, setting.seed)
   trained, frozen = split_trainable(config.optimizer, params)
   optimizer = make_optimizer(config.optimizer, config.steps)
-  sample = jax.jit(
-    partial(
-      generate,
-      setting.model,
+  sample = make_sampler(
+    setting.model,
+    Sampling(
       samples_per_prompt=config.samples_per_prompt,
       max_tokens=setting.layout.completion_tokens,
       end_token=setting.tokenizer.eos_token_id,
@@ -148,7 +150,7 @@ def run(
       top_k=config.top_k,
       top_p=config.top_p,
     ),
-    out_shardings=sharding.rows(mesh),
+    config.schedule,
   )
   shapes = _trajectory_shapes(setting, config, source, terms)
   state, layout = init_state(

@@ -81,7 +81,7 @@ def test_a_prompt_that_is_too_long_names_sample_and_both_numbers(words, source):
   assert str(error.value) == (
     f"sample digits/train/3: its prompt has {length} tokens and "
     f"config.data.prompt_tokens is {length - 1}; raise it or lower "
-    "config.data.max_tiles"
+    "config.data.max_tiles or config.data.max_pixels"
   )
   exact = Layout(length, 20, LAYOUT.pictures)
   assert loader.encode_prompt(source[3], 0, words, exact).mask.all()

@@ -7,7 +7,7 @@ import sklearn.datasets
 from PIL import Image
 
 from jaxrl_mm.data import sources
-from jaxrl_mm.data.sources import Digits, JsonLines
+from jaxrl_mm.data.sources import Digits, JsonLines, Sums
 from jaxrl_mm.errors import InputError
 
 SPLITS = {"train": 1297, "validation": 150, "test": 350}
@@ -191,8 +191,17 @@ def test_a_field_that_is_not_there_is_named(write):
 
 
 def test_a_record_that_is_no_object_is_named(write):
-  with pytest.raises(InputError, match="data.jsonl:2: the record has no 'im"):
+  with pytest.raises(InputError, match="data.jsonl:2: the record is no object"):
     JsonLines(write(GOOD, [1, 2]))
+
+
+def test_a_record_may_have_no_picture_or_several(write):
+  text = {k: v for k, v in GOOD.items() if k != "image"}
+  source = JsonLines(write(text, GOOD | {"image": ["a.png", "a.png"]}))
+  assert source[0].pictures == ()
+  assert [p.shape for p in source[1].pictures] == [(2, 4, 3)] * 2
+  with pytest.raises(InputError, match="image .*b.png does not exist"):
+    JsonLines(write(GOOD | {"image": ["a.png", "b.png"]}))
 
 
 def test_an_answer_of_zero_is_an_answer(write):
@@ -286,3 +295,19 @@ def test_a_record_without_demonstration_is_named_before_training(write):
   with pytest.raises(InputError, match=":2: the record has no 'demonstration'"):
     sources.check_demonstrations(source)
   sources.check_demonstrations(Digits("train", size=9, seed=0))
+
+
+# ------------------------------------------------------------------- sums
+def test_sums_are_right_and_their_splits_apart():
+  asked = {}
+  for split in ("train", "validation", "test"):
+    source = Sums(split, size=400, seed=1)
+    examples = [source[i] for i in range(400)]
+    pairs = [tuple(map(int, re.findall(r"\d+", e.question))) for e in examples]
+    assert [sum(p) for p in pairs] == [int(e.answer) for e in examples]
+    assert {n for p in pairs for n in p} <= set(range(10, 100))
+    assert source[7] == examples[7]
+    asked[split] = set(pairs)
+  assert not asked["train"] & asked["test"]
+  assert not asked["train"] & asked["validation"]
+  assert sources.open_source("sums/test", size=3, seed=0)[0].pictures == ()

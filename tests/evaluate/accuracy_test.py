@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl_mm import experiment, sharding
+from jaxrl_mm import run, sharding
 from jaxrl_mm.data import sources
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.evaluate import accuracy
@@ -19,7 +19,7 @@ from jaxrl_mm.structs import Completions
 
 def test_counts_the_right_answers_of_all_batches(monkeypatch):
   mesh = sharding.make_mesh()
-  setting = experiment.make_setting(Experiment(model=models.digits()), mesh)
+  setting = run.make_setting(Experiment(model=models.digits()), mesh)
   source = sources.Digits("test", size=32, seed=0)
   # Right for every question but each fourth; every second without its tags.
   written = np.full((32, 16), setting.tokenizer.pad_token_id, np.int32)
@@ -30,13 +30,17 @@ def test_counts_the_right_answers_of_all_batches(monkeypatch):
     ids = ids[1:] if i % 2 else ids
     written[i, : len(ids)] = ids
 
-  def told(model, params, prompts, key, **settings):
-    del model, params, key
-    assert settings["temperature"] == 0
+  def told(params, prompts, key):
+    del params, key
     tokens = jnp.asarray(written)[prompts.group]
     return Completions(tokens, tokens != 0, jnp.zeros(tokens.shape))
 
-  monkeypatch.setattr(accuracy, "generate", told)
+  def make_sampler(model, sampling):
+    del model
+    assert sampling.temperature == 0
+    return told
+
+  monkeypatch.setattr(accuracy, "make_sampler", make_sampler)
   terms = {"answer": Term(maths.exact), "format": Term(form.r1)}
   config = EvaluationConfig(size=32, batch=16)
   with jax.set_mesh(mesh):

@@ -58,10 +58,10 @@ def decoding():
     own=jnp.array([[True, True, False]] * rows),
   )
   cache = Cache(
-    prompt_k=jnp.asarray(_random(prompts, prompt, KV_HEADS, WIDTH)),
-    prompt_v=jnp.asarray(_random(prompts, prompt, KV_HEADS, WIDTH, seed=1)),
-    k=jnp.asarray(_random(rows, own, KV_HEADS, WIDTH, seed=2)),
-    v=jnp.asarray(_random(rows, own, KV_HEADS, WIDTH, seed=3)),
+    prompt_k=jnp.asarray(_random(prompts, KV_HEADS, prompt, WIDTH)),
+    prompt_v=jnp.asarray(_random(prompts, KV_HEADS, prompt, WIDTH, seed=1)),
+    k=jnp.asarray(_random(rows, KV_HEADS, own, WIDTH, seed=2)),
+    v=jnp.asarray(_random(rows, KV_HEADS, own, WIDTH, seed=3)),
   )
   q = jnp.asarray(_random(rows, 1, HEADS, WIDTH, seed=4))
   k, v = jnp.asarray(_random(2, rows, 1, KV_HEADS, WIDTH, seed=5))
@@ -72,10 +72,11 @@ def _concatenated(k, v, cache, mask):
   whole = lambda prompt, own, new: jnp.concatenate(
     [jnp.repeat(prompt, 2, axis=0), own, new], axis=1
   )
+  by_token = lambda x: jnp.swapaxes(x, 1, 2)
   seen = whole(mask.prompt, mask.own, jnp.ones((4, 1), bool))
   return (
-    whole(cache.prompt_k, cache.k, k),
-    whole(cache.prompt_v, cache.v, v),
+    whole(by_token(cache.prompt_k), by_token(cache.k), k),
+    whole(by_token(cache.prompt_v), by_token(cache.v), v),
     seen[:, None],
   )
 
@@ -105,10 +106,10 @@ def test_cached_attention_keeps_bfloat16(decoding):
 def test_what_the_mask_hides_does_not_count(decoding):
   q, k, v, cache, mask = decoding
   hidden = cache._replace(
-    prompt_k=jnp.where(mask.prompt[..., None, None], cache.prompt_k, 99.0),
-    prompt_v=jnp.where(mask.prompt[..., None, None], cache.prompt_v, 99.0),
-    k=jnp.where(mask.own[..., None, None], cache.k, 99.0),
-    v=jnp.where(mask.own[..., None, None], cache.v, 99.0),
+    prompt_k=jnp.where(mask.prompt[:, None, :, None], cache.prompt_k, 99.0),
+    prompt_v=jnp.where(mask.prompt[:, None, :, None], cache.prompt_v, 99.0),
+    k=jnp.where(mask.own[:, None, :, None], cache.k, 99.0),
+    v=jnp.where(mask.own[:, None, :, None], cache.v, 99.0),
   )
   np.testing.assert_array_equal(
     attention.cached(q, k, v, hidden, mask),

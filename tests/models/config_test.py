@@ -29,6 +29,7 @@ def test_equal_configs_are_one_static_argument():
   [
     ("vision", {"patch_size": 3}, "vision.image_size = 8 is not a multiple"),
     ("vision", {"heads": 3}, "vision.width = 64 is not a multiple of 3"),
+    ("vision", {"norm": "batch"}, "norm is 'batch'; known are rms, layer"),
     ("vision", {"patch_size": 8}, "patches along a tile = 1 is not a multiple"),
     ("decoder", {"kv_heads": 3}, "decoder.heads = 4 is not a multiple of 3"),
   ],

@@ -75,13 +75,10 @@ def test_a_cache_continues_the_sequence(tiny, params, x):
   """The last token over the keys of the others equals the whole pass."""
   whole, (k, v) = vlm.run_decoder(tiny, params, x, POSITIONS, CAUSAL)
   cut = 3  # The first three tokens are the prompt, the next the own past.
-  empty = lambda y: jnp.zeros_like(y[:, :, :2])
-  cache = Cache(
-    k[:, :, :cut],
-    v[:, :, :cut],
-    empty(k).at[:, :, :1].set(k[:, :, cut : cut + 1]),
-    empty(v).at[:, :, :1].set(v[:, :, cut : cut + 1]),
-  )
+  prompt = lambda y: jnp.swapaxes(y[:, :, :cut], 2, 3)
+  # Room for two tokens, of which one is there.
+  own = lambda y: jnp.swapaxes(y[:, :, cut : cut + 2], 2, 3)
+  cache = Cache(prompt(k), prompt(v), own(k), own(v))
   mask = CacheMask(
     jnp.ones((ROWS, cut), bool), jnp.tile(jnp.array([True, False]), (ROWS, 1))
   )

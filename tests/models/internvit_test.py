@@ -46,11 +46,21 @@ def _gelu(x):
   return x * 0.5 * (1 + np.vectorize(erf)(x / np.sqrt(2)))
 
 
+def _norm(x, p, eps=1e-6):
+  """RMS without a bias, else the norm that centres."""
+  if "bias" not in p:
+    return _rms(x, p["scale"], eps)
+  x = x - x.mean(-1, keepdims=True)
+  return _rms(x, p["scale"], eps) + p["bias"]
+
+
 def _attention(x, p, heads):
-  q, k, v = np.einsum("md,dche->cmhe", x, p["qkv"]["kernel"])
-  # The norm is over all heads at once, not over each head.
-  q = _rms(q.reshape(len(x), -1), p["q_norm"]["scale"]).reshape(q.shape)
-  k = _rms(k.reshape(len(x), -1), p["k_norm"]["scale"]).reshape(k.shape)
+  qkv = np.einsum("md,dche->mche", x, p["qkv"]["kernel"])
+  q, k, v = np.moveaxis(qkv + p["qkv"].get("bias", 0), 1, 0)
+  if "q_norm" in p:
+    # The norm is over all heads at once, not over each head.
+    q = _rms(q.reshape(len(x), -1), p["q_norm"]["scale"]).reshape(q.shape)
+    k = _rms(k.reshape(len(x), -1), p["k_norm"]["scale"]).reshape(k.shape)
   out = np.zeros(q.shape)
   for h in range(heads):
     logits = q[:, h] @ k[:, h].T / np.sqrt(q.shape[-1])
@@ -75,9 +85,9 @@ def _tower(image, params, config):
   x = np.stack([params["class"][0, 0], *patches]) + params["position"][0]
   for layer in range(c.layers):
     p = jax.tree.map(lambda w, layer=layer: w[layer], params["layers"])
-    y = _attention(_rms(x, p["norm1"]["scale"]), p["attention"], c.heads)
+    y = _attention(_norm(x, p["norm1"]), p["attention"], c.heads)
     x = x + p["ls1"] * y
-    y = _rms(x, p["norm2"]["scale"]) @ p["up"]["kernel"] + p["up"]["bias"]
+    y = _norm(x, p["norm2"]) @ p["up"]["kernel"] + p["up"]["bias"]
     y = _gelu(y) @ p["down"]["kernel"] + p["down"]["bias"]
     x = x + p["ls2"] * y
   return x[1:].reshape(c.side, c.side, c.width)
@@ -91,6 +101,25 @@ def test_the_tower_against_numpy(tiny, params):
   got = InternViT(tiny).apply({"params": params["vision"]}, jnp.asarray(images))
   for mine, image in zip(got, images):
     np.testing.assert_allclose(mine, _tower(image, wide, tiny), atol=2e-4)
+
+
+def test_the_small_tower_against_numpy(tiny):
+  """The 300M tower: LayerNorm, biases of q, k and v, no norm of q and k."""
+  small = {"norm": "layer", "qk_norm": False, "qkv_bias": True}
+  vision = dataclasses.replace(tiny.vision, **small)
+  config = dataclasses.replace(tiny, vision=vision)
+  rng = np.random.default_rng(0)
+  images = rng.integers(256, size=(2, 8, 8, 3)).astype(np.uint8)
+  tower = InternViT(config)
+  shapes = jax.eval_shape(tower.init, jax.random.key(0), images)["params"]
+  weights = jax.tree.map(
+    lambda x: 0.15 * rng.standard_normal(x.shape, np.float32), shapes
+  )
+  assert weights["layers"]["attention"].keys() == {"qkv", "out"}
+  wide = jax.tree.map(lambda w: w.astype(np.float64), weights)
+  got = tower.apply({"params": weights}, jnp.asarray(images))
+  for mine, image in zip(got, images):
+    np.testing.assert_allclose(mine, _tower(image, wide, config), atol=2e-4)
 
 
 def test_the_projector_against_numpy(tiny, params):

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -24,6 +26,37 @@ def test_r1v2_has_the_weights_of_the_published_checkpoint(large):
   assert count(large["projector"]) == 91_786_240
   assert count([large["embedder"], large["decoder"]]) == 32_763_876_352
   assert count(large) == 38_392_158_592
+
+
+def test_internvl3_1b_has_the_weights_of_the_published_checkpoint():
+  count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
+  small = _shapes(config.internvl3_1b())
+  assert count(small["vision"]) == 304_012_288
+  assert count(small) == 938_193_024
+
+
+@pytest.mark.parametrize(
+  "size, vision, total",
+  [
+    (config.qwen2_5_vl_3b, 668_684_288, 3_754_622_976),
+    (config.qwen2_5_vl_7b, 676_550_144, 8_292_166_656),
+    (config.qwen2_5_vl_32b, 688_841_984, 33_452_718_336),
+    (config.qwen2_5_vl_72b, 704_573_696, 73_410_777_344),
+  ],
+)
+def test_qwen_has_the_weights_of_the_published_checkpoints(size, vision, total):
+  shapes = _shapes(size())
+  count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
+  assert count([shapes["vision"], shapes["projector"]]) == vision
+  assert count(shapes) == total
+
+
+@pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 8, 1), (1, 4, 2)])
+def test_every_weight_of_qwen_has_a_place(sizes):
+  scored = dataclasses.replace(config.qwen2_5_vl_7b(), value_head=True)
+  shapes = _shapes(scored)
+  placed = param_shardings(sharding.make_mesh(*sizes), shapes)
+  jax.tree.map(lambda s, x: s.shard_shape(x.shape), placed, shapes)
 
 
 @pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 8, 1), (1, 1, 8)])
@@ -61,7 +94,9 @@ def test_the_demo_is_placed_by_the_same_table():
 
 
 def test_every_pattern_is_the_first_for_some_weight(large):
-  names = [name for name, _ in pytree.named_leaves(large)]
+  scored = dataclasses.replace(config.qwen2_5_vl_7b(), value_head=True)
+  trees = (large, _shapes(config.internvl3_1b()), _shapes(scored))
+  names = [name for tree in trees for name, _ in pytree.named_leaves(tree)]
   first = lambda name: next(
     pattern for pattern, _ in PARAM_AXES if pytree.matches(pattern, name)
   )

@@ -51,3 +51,34 @@ def test_letters(text, expected):
   assert choice.letter_of(text) == expected
   right = expected or "A"
   assert choice.letter([text], [right.lower()]).tolist() == [bool(expected)]
+
+
+@pytest.mark.parametrize(
+  "response, choices, pick",
+  [
+    ("B", ["cat", "dog"], "B"),
+    (r"\boxed{B}", ["cat", "dog"], "B"),
+    ("Answer: (b) dog", ["cat", "dog"], "B"),
+    (r"\boxed{dog}", ["cat", "dog"], "B"),
+    (r"\boxed{\text{Dog.}}", ["cat", "dog"], "B"),
+    ("<answer>dog</answer>", ["cat", "dog"], "B"),
+    ("The answer is: dog", ["cat", "dog"], "B"),
+    (r"\boxed{C}", ["cat", "dog"], None),
+    (r"\boxed{0.5}", ["1/3", "1/2"], "B"),
+    (r"\boxed{$\frac{1}{2}$}", ["1/3", "0.50"], "B"),
+    (r"\boxed{5 cm}", ["5", "5"], None),
+    (r"\boxed{7}", ["1", "2"], None),
+    (r"\boxed{cat or dog}", ["cat", "dog"], None),
+    (r"\boxed{A, B}", ["cat", "dog"], None),
+    (r"\boxed{A} \boxed{B}", ["cat", "dog"], "B"),
+    ("<think>A</think>B", ["cat", "dog"], "B"),
+    ("<think>B</think>", ["cat", "dog"], None),
+    ("dog", ["cat", "dog"], None),
+    ("A dog", ["cat", "dog"], None),
+    ("", ["cat", "dog"], None),
+    ("I see a cat", ["cat", "dog"], None),
+    (r"\boxed{}", ["", "dog"], None),
+  ],
+)
+def test_options(response, choices, pick):
+  assert choice.option_of(response, choices) == pick

@@ -42,3 +42,35 @@ def test_a_failing_parser_is_never_right(monkeypatch, caplog):
   assert "too deep" in caplog.text
   with pytest.raises(RecursionError):
     maths.exact([tag("x + 1")], ["1 + x"])
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "9^{9^{9}}",
+    "9^9^9",
+    "9**9**9",
+    "9^{(9)*(9)^9}",
+    r"9^{9 \cdot 9^9}",
+    "(9^{999})^{9999}",
+    "99999!",
+    "((9!)!)!",
+  ],
+)
+def test_numbers_that_nobody_can_write_are_not_computed(text, monkeypatch):
+  monkeypatch.setattr(math_verify, "parse", None)
+  assert not maths.equal(text, "3")
+
+
+@pytest.mark.parametrize(
+  "text, truth",
+  [
+    ("2^{10}", "1024"),
+    (r"2^3 \cdot 5^2", "200"),
+    ("(2^3)^2", "64"),
+    ("5!", "120"),
+    ("e^{x^2}", "e^{x^{2}}"),
+  ],
+)
+def test_powers_that_are_small_are(text, truth):
+  assert maths.equal(text, truth)

@@ -1,5 +1,3 @@
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +6,7 @@ import pytest
 from jaxrl_mm import sharding
 from jaxrl_mm.models import vlm
 from jaxrl_mm.models.param_axes import param_shardings
+from jaxrl_mm.sampling.decode import Sampling
 from jaxrl_mm.sampling.generate import generate
 from jaxrl_mm.structs import Prompts
 
@@ -45,17 +44,20 @@ def params(params):
 @pytest.fixture(scope="module")
 def draw(tiny):
   """`generate`, compiled once for each set of shapes and options."""
-  fixed = partial(
-    generate,
-    tiny,
-    samples_per_prompt=SAMPLES,
-    max_tokens=TOKENS,
-    end_token=END,
-    pad_token=PAD,
-    image_token=IMAGE,
-  )
+
+  def run(params, prompts, key, **options):
+    fixed = dict(
+      samples_per_prompt=SAMPLES,
+      max_tokens=TOKENS,
+      end_token=END,
+      pad_token=PAD,
+      image_token=IMAGE,
+    )
+    sampling = Sampling(**fixed | options)
+    return generate(tiny, sampling, params, prompts, key)
+
   names = ("temperature", "top_k", "top_p", "end_token")
-  compiled = jax.jit(fixed, static_argnames=names)
+  compiled = jax.jit(run, static_argnames=names)
   return lambda *arrays, seed=0, **options: compiled(
     *arrays, jax.random.key(seed), **options
   )

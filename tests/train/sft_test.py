@@ -2,7 +2,7 @@
 
 import jax
 
-from jaxrl_mm import experiment, metrics, sharding
+from jaxrl_mm import metrics, run, sharding, weights
 from jaxrl_mm.data import sources
 from jaxrl_mm.experiment import Experiment
 from jaxrl_mm.models import config as models
@@ -15,7 +15,7 @@ def test_the_loss_falls_and_frozen_weights_stay(tmp_path, quick_compile):
   del quick_compile
   e = Experiment(model=models.digits())
   mesh = sharding.make_mesh(4, 2, 1)
-  setting = experiment.make_setting(e, mesh)
+  setting = run.make_setting(e, mesh)
   config = SftConfig(
     steps=8,
     batch=16,
@@ -24,7 +24,7 @@ def test_the_loss_falls_and_frozen_weights_stay(tmp_path, quick_compile):
   )
   source = sources.Digits("train", size=100, seed=0, labelled=50)
   with jax.set_mesh(mesh):
-    params = experiment.init_params(e, mesh)
+    params = weights.initial(e, mesh)
     before = jax.device_get(params["vision"])
     trained = sft.run(setting, config, params, source, tmp_path / "sft")
   lines = metrics.read_lines(tmp_path / "sft" / "metrics.jsonl")

@@ -197,11 +197,11 @@ class PairLines:
     return len(self._lines)
 
   def __getitem__(self, index: int) -> Pair:
-    where, record, picture = self._lines.read(index)
+    where, record = self._lines.records()[index]
     texts = str(record["answer1"]), str(record["answer2"])
     better, worse = texts if str(record["choice"]) == "1" else texts[::-1]
     question = str(record["question"])
-    return Pair(where, (picture,), question, better, worse)
+    return Pair(where, self._lines.pictures(index), question, better, worse)
 
 
 def open_source(

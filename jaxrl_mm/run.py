@@ -1,0 +1,191 @@
+"""A run: stage after stage, from its config to its summary.
+
+A stage is a function from the models so far to the models after it. One that
+is finished gives back its weights from its checkpoints, so a run that is
+started again walks through all its stages.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxrl_mm import experiment, sharding, summary, weights
+from jaxrl_mm.data import sources
+from jaxrl_mm.data import tokenizer as tok
+from jaxrl_mm.data.images import Tiles
+from jaxrl_mm.data.loader import Layout
+from jaxrl_mm.data.sources import Source
+from jaxrl_mm.errors import InputError
+from jaxrl_mm.evaluate.accuracy import make_evaluator
+from jaxrl_mm.experiment import REWARDS, Experiment
+from jaxrl_mm.models.vlm import Params
+from jaxrl_mm.optimizer import make_optimizer, split_trainable
+from jaxrl_mm.rewards.compose import Term
+from jaxrl_mm.train import policy, sft
+from jaxrl_mm.train.loop import Setting
+
+
+class Sources(NamedTuple):
+  """Questions of a run; see `DataConfig` and `EvaluationConfig`."""
+
+  held_out: Source
+  demonstrations: Source
+  prompts: Source
+
+
+class Run(NamedTuple):
+  """What the stages of a run share."""
+
+  experiment: Experiment
+  setting: Setting
+  sources: Sources
+  workdir: Path
+
+
+class Models(NamedTuple):
+  """The weights so far.
+
+  Attributes:
+    policy: the model that answers.
+    reward: the reward model, once a stage has trained one.
+  """
+
+  policy: Params
+  reward: Params | None = None
+
+
+Stage = Callable[[Run, Models], Models]
+
+
+def _sft(r: Run, models: Models) -> Models:
+  config, source = r.experiment.sft, r.sources.demonstrations
+  trained = sft.run(r.setting, config, models.policy, source, r.workdir / "sft")
+  return models._replace(policy=trained)
+
+
+def _policy(r: Run, models: Models) -> Models:
+  config = r.experiment.policy
+  terms = {n: Term(REWARDS[n], weight) for n, weight in config.weights.items()}
+  trained = policy.run(
+    r.setting,
+    config,
+    models.policy,
+    r.sources.prompts,
+    terms,
+    r.workdir / "policy",
+  )
+  return models._replace(policy=trained)
+
+
+STAGES: dict[str, Stage] = {"sft": _sft, "policy": _policy}
+
+
+def run(e: Experiment, workdir: Path) -> dict[str, Any]:
+  """Runs all stages, or what is left of them, and returns the summary."""
+  mesh = sharding.make_mesh(e.mesh.data, e.mesh.fsdp, e.mesh.tensor)
+  check_stages(e)
+  experiment.check(e, mesh.shape["data"] * mesh.shape["fsdp"])
+  experiment.claim_folder(workdir, e)
+  r = Run(e, make_setting(e, mesh), open_sources(e), workdir)
+  with jax.set_mesh(mesh):
+    measure = make_measure(r)
+    models = Models(policy=weights.initial(e, mesh))
+    check_optimizers(e, models.policy)
+    told = summary.read(workdir)
+    for name in e.stages:
+      models = STAGES[name](r, models)
+      if name not in told["stages"]:
+        held = measure(models)
+        told["stages"][name] = summary.describe_stage(workdir / name, held)
+        summary.write(workdir, told)
+  summary.show(told, workdir)
+  return told
+
+
+def make_measure(r: Run) -> Callable[[Models], dict[str, float]]:
+  """A function that measures the models after a stage on held-out questions."""
+  graders = {name: Term(reward) for name, reward in REWARDS.items()}
+  evaluate = make_evaluator(
+    r.setting, r.experiment.evaluation, r.sources.held_out, graders
+  )
+
+  def measure(models: Models) -> dict[str, float]:
+    held = evaluate(models.policy)
+    return {"accuracy": held["answer"], "format": held["format"]}
+
+  return measure
+
+
+def check_stages(e: Experiment) -> None:
+  """Raises InputError if the config asks for a stage that does not exist."""
+  for name in e.stages:
+    if name not in STAGES:
+      known = ", ".join(STAGES)
+      raise InputError(f"config.stages has '{name}'; known are {known}")
+
+
+def check_optimizers(e: Experiment, params: Params) -> None:
+  """Finds a stage's wrong schedule or pattern before the first one trains."""
+  for config in (getattr(e, name) for name in e.stages):
+    make_optimizer(config.optimizer, config.steps)
+    split_trainable(config.optimizer, params)
+
+
+def make_setting(e: Experiment, mesh: jax.sharding.Mesh) -> Setting:
+  """Tokenizer, shapes and mesh, checked against the model."""
+  folder = e.data.tokenizer or e.pretrained
+  texts = sources.digits_texts()
+  tokenizer = tok.load(folder) if folder else tok.build(texts)
+  if len(tokenizer) > e.model.decoder.vocab:
+    raise InputError(
+      f"the tokenizer has {len(tokenizer)} entries and config.model.decoder."
+      f"vocab is {e.model.decoder.vocab}; use the model's own tokenizer"
+    )
+  return Setting(
+    model=e.model,
+    tokenizer=tokenizer,
+    image_token=tok.token_id(tokenizer, tok.IMAGE_TOKEN),
+    layout=Layout(
+      prompt_tokens=e.data.prompt_tokens,
+      completion_tokens=e.data.completion_tokens,
+      pictures=Tiles(
+        max_tiles=e.data.max_tiles,
+        image_size=e.model.vision.image_size,
+        tokens=(e.model.vision.side // e.model.shuffle) ** 2,
+      ),
+    ),
+    mesh=mesh,
+    loop=e.loop,
+    seed=e.seed,
+  )
+
+
+def open_sources(e: Experiment) -> Sources:
+  """Held-out questions, demonstrations, prompts; all opened before training.
+
+  Seeds differ, so that the prompts are other pictures than the
+  demonstrations; held-out questions are the same for every seed.
+  """
+  endless = 1 << 30
+  held_out = sources.open_source(
+    e.evaluation.source, size=e.evaluation.size, seed=0
+  )
+  demonstrations = sources.open_source(
+    e.data.demonstrations,
+    size=endless,
+    seed=2 * e.seed,
+    labelled=e.data.labelled,
+  )
+  prompts = sources.open_source(
+    e.data.prompts, size=endless, seed=2 * e.seed + 1
+  )
+  if len(held_out) < e.evaluation.size:
+    raise InputError(
+      f"config.evaluation.size is {e.evaluation.size} and "
+      f"{e.evaluation.source} has {len(held_out)} records"
+    )
+  if "sft" in e.stages:
+    sources.check_demonstrations(demonstrations)
+  return Sources(held_out, demonstrations, prompts)

@@ -1,0 +1,87 @@
+"""The weights a run starts from, and those it ended with."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+
+from jaxrl_mm import pytree
+from jaxrl_mm.checkpoint import Checkpoints
+from jaxrl_mm.errors import InputError
+from jaxrl_mm.experiment import Experiment
+from jaxrl_mm.models import lora, vlm
+from jaxrl_mm.models.config import ModelConfig
+from jaxrl_mm.models.huggingface import families, load
+from jaxrl_mm.models.param_axes import param_shardings
+from jaxrl_mm.models.vlm import Params
+from jaxrl_mm.optimizer import split_trainable
+
+
+def initial(e: Experiment, mesh: Mesh) -> Params:
+  """Published or random weights, each made where it will live.
+
+  Raises:
+    InputError: the published model has other sizes than the config.
+  """
+  key = jax.random.key(e.seed)
+  if e.pretrained:
+    folder = Path(e.pretrained)
+    check_sizes(e.model, families.read_config(folder), folder)
+    params = load.load_params(folder, e.model, mesh)
+  else:
+    params = _placed(lambda key: vlm.init(e.model, key), mesh, key)
+  if e.lora:
+    attach = lambda params, key: lora.attach(e.lora, params, key)
+    params = _placed(attach, mesh, params, key)
+  return params
+
+
+def _placed(make, mesh, *args):
+  layout = param_shardings(mesh, jax.eval_shape(make, *args))
+  return jax.jit(make, out_shardings=layout)(*args)
+
+
+def check_sizes(wanted: ModelConfig, found: ModelConfig, folder: Path) -> None:
+  """Raises InputError if a config describes another model than a folder."""
+  free = ("dtype", "param_dtype", "remat")
+  found = dataclasses.replace(found, **{n: getattr(wanted, n) for n in free})
+  mine, theirs = (_flat(dataclasses.asdict(c)) for c in (wanted, found))
+  other = [
+    f"{name} is {theirs.get(name)} there and {mine.get(name)} here"
+    for name in sorted(mine.keys() | theirs.keys())
+    if mine.get(name) != theirs.get(name)
+  ]
+  if other:
+    raise InputError(
+      f"config.model does not describe {folder}: {'; '.join(other[:5])}; "
+      "change config.model or config.pretrained"
+    )
+
+
+def _flat(tree: dict) -> dict:
+  return dict(pytree.named_leaves({"config": tree}))
+
+
+def final(e: Experiment, workdir: Path, mesh: Mesh) -> Params:
+  """The policy's weights where a run stands: what each stage trained last.
+
+  Raises:
+    InputError: no stage has a checkpoint yet.
+  """
+  params, found = initial(e, mesh), False
+  for name in e.stages:
+    folder = workdir / name / "checkpoints"
+    if not folder.is_dir() or name == "reward_model":
+      continue
+    with Checkpoints(folder) as checkpoints:
+      if checkpoints.latest_step():
+        config = getattr(e, name).optimizer
+        trained, frozen = split_trainable(config, params)
+        params = pytree.join(checkpoints.restore_params(trained), frozen)
+        found = True
+  if not found:
+    raise InputError(
+      f"{workdir} has no checkpoint yet; let the run reach its first save"
+    )
+  return params

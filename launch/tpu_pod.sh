@@ -1,0 +1,130 @@
+#!/usr/bin/env bash
+# Trains on a Cloud TPU slice with one command:
+#   launch/tpu_pod.sh CONFIG --name NAME --zone ZONE --type v5p-256 \
+#     --workdir DIR [--spot] [--runtime VERSION] [--bucket NAME] \
+#     [--dry_run] [--delete] [-- flags of jaxrl_mm.main]
+# Creates the queued resource NAME or takes the one that is there, copies this
+# checkout, installs it on every worker, starts the same command on all and
+# shows worker 0. Spot capacity that is taken away is asked for again, and the
+# run continues from its newest checkpoint. --bucket mounts a bucket at
+# ~/bucket on every worker; put --workdir below it. --delete removes NAME.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+fail() {
+  echo "error: $*" >&2
+  exit 1
+}
+
+config='' name='' zone='' type='' workdir='' bucket='' spot='' dry='' delete=''
+runtime='' flags=()
+while (($#)); do
+  case $1 in
+    --name | --zone | --type | --workdir | --bucket | --runtime)
+      [[ -n ${2:-} ]] || fail "$1 needs a value"
+      printf -v "${1#--}" %s "$2"
+      shift
+      ;;
+    --spot) spot=--spot ;;
+    --dry_run) dry=1 ;;
+    --delete) delete=1 ;;
+    --)
+      shift
+      flags=("$@")
+      break
+      ;;
+    -*) fail "unknown flag $1; see the head of $0" ;;
+    *) config=$1 ;;
+  esac
+  shift
+done
+for needed in name zone; do [[ -n ${!needed} ]] || fail "--$needed is missing"; done
+
+run() {
+  if [[ $dry ]]; then
+    printf '+'
+    printf ' %q' "$@"
+    printf '\n'
+  else
+    "$@"
+  fi
+}
+resource() { run gcloud compute tpus queued-resources "$@" --zone "$zone"; }
+on_all() {
+  run gcloud compute tpus tpu-vm ssh "$name" --zone "$zone" --worker "$1" \
+    --command "$2"
+}
+state() {
+  [[ $dry ]] && echo ACTIVE && return
+  gcloud compute tpus queued-resources describe "$name" --zone "$zone" \
+    --format 'value(state.state)' 2>/dev/null || echo NONE
+}
+
+if [[ $delete ]]; then
+  resource delete "$name" --force --quiet || fail "could not delete $name"
+  exit
+fi
+for needed in config type workdir; do
+  [[ -n ${!needed} ]] || fail "$needed is missing; see the head of $0"
+done
+[[ -f ${config%%:*} ]] || fail "there is no config $config"
+case $type in
+  v5p-*) default=v2-alpha-tpuv5 ;;
+  v5litepod-*) default=v2-alpha-tpuv5-lite ;;
+  v6e-*) default=v2-alpha-tpuv6e ;;
+  *) default=tpu-ubuntu2204-base ;;
+esac
+
+acquire() {
+  case $(state) in
+    SUSPENDED | FAILED)
+      resource delete "$name" --force --quiet || fail "could not delete $name"
+      ;;&
+    NONE | SUSPENDED | FAILED)
+      # shellcheck disable=SC2086 # $spot is one flag or nothing
+      resource create "$name" --node-id "$name" --accelerator-type "$type" \
+        --runtime-version "${runtime:-$default}" $spot ||
+        fail "could not ask for $name ($type in $zone)"
+      ;;
+  esac
+  [[ $dry ]] && resource create "$name" --node-id "$name" \
+    --accelerator-type "$type" --runtime-version "${runtime:-$default}" \
+    ${spot:+"$spot"}
+  until [[ $(state) == ACTIVE ]]; do
+    case $(state) in SUSPENDED | FAILED | NONE) return 1 ;; esac
+    echo "$(date +%T) $name: $(state)"
+    sleep "${POLL_SECONDS:-30}"
+  done
+}
+
+install() {
+  local archive
+  archive=$(mktemp -d)/jaxrl_mm.tgz
+  run git archive --format=tgz --output "$archive" HEAD
+  run gcloud compute tpus tpu-vm scp "$archive" "$name:jaxrl_mm.tgz" \
+    --zone "$zone" --worker all
+  on_all all "set -e
+    mkdir -p jaxrl_mm && tar -xzf jaxrl_mm.tgz -C jaxrl_mm && cd jaxrl_mm
+    python3.11 -m venv .venv
+    .venv/bin/pip install --quiet -c launch/constraints.txt -e '.[tpu]'
+    ${bucket:+mkdir -p ~/bucket && { mountpoint -q ~/bucket || gcsfuse --implicit-dirs $(printf %q "$bucket") ~/bucket; }}"
+}
+
+# Only the first process prints, so all workers share this terminal.
+start() {
+  on_all all "cd jaxrl_mm && JAXRL_PROCESSES=pod .venv/bin/python -m \
+jaxrl_mm.main$(printf ' %q' "--config=$config" "--workdir=$workdir" "${flags[@]}")"
+}
+
+while true; do
+  acquire || {
+    [[ $spot ]] || fail "$name is $(state); see it with gcloud"
+    continue
+  }
+  if install && start; then
+    exit 0
+  fi
+  [[ $spot && $(state) != ACTIVE ]] ||
+    fail "the run failed on $name; it is still there, --delete removes it"
+  echo "$(date +%T) $name was taken away; asking for it again"
+done

@@ -1,0 +1,128 @@
+"""A run that goes on where it was killed, and its numbers."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxrl_mm.errors import InputError
+from jaxrl_mm.evaluate import items as items_
+from jaxrl_mm.evaluate import run
+from jaxrl_mm.evaluate.items import Benchmark, Item, Verdict
+
+# Ids repeat on purpose: two different rows, one name.
+ITEMS = [Item(f"id{i // 2}", f"{i}?", str(i % 3)) for i in range(7)]
+
+
+def grade(response, item):
+  return Verdict(float(response == item.answer), response or None)
+
+
+def overall(items, verdicts):
+  return {"overall": float(np.mean([v.score for v in verdicts]))}
+
+
+BENCHMARK = Benchmark(
+  lambda folder: ITEMS, lambda i: i.question, grade, overall, ""
+)
+
+
+def zero_then_right(asks):
+  """The first sample is "0", the second the truth, the third nothing."""
+  return [["0", str(int(a.text[:-1]) % 3), ""] for a in asks]
+
+
+def test_summary(tmp_path):
+  found = run.run_benchmark(
+    BENCHMARK, ITEMS, zero_then_right, tmp_path, samples=3, batch=3
+  )
+  # Three of seven truths are "0", which the first sample always says.
+  assert found["metrics"]["overall"] == pytest.approx((3 / 7 + 1 + 0) / 3)
+  assert found["pass@1"]["value"] == pytest.approx((3 / 7 + 1 + 0) / 3)
+  assert found["pass@k"]["3"] == 1
+  assert found["unread"] == pytest.approx(1 / 3)
+  assert list(found["maj@k"]) == ["1", "2", "3"]
+  assert found["maj@k"]["1"]["overall"] == pytest.approx(3 / 7)
+  # "0" and the truth tie where the truth is another one.
+  assert found["maj@k"]["3"]["overall"] == pytest.approx((3 + 4 / 2) / 7)
+  assert json.loads((tmp_path / run.SUMMARY).read_text()) == found
+
+
+def test_a_killed_run_goes_on_by_row(tmp_path):
+  whole = tmp_path / "whole"
+  expected = run.run_benchmark(
+    BENCHMARK, ITEMS, zero_then_right, whole, samples=3, batch=2
+  )
+  asked = []
+
+  def dies(asks):
+    if len(asked) >= 4:
+      raise KeyboardInterrupt
+    asked.extend(asks)
+    return zero_then_right(asks)
+
+  killed = tmp_path / "killed"
+  again = lambda answer: run.run_benchmark(
+    BENCHMARK, ITEMS, answer, killed, samples=3, batch=2
+  )
+  with pytest.raises(KeyboardInterrupt):
+    again(dies)
+  # And the machine stopped in the middle of a line.
+  with open(killed / run.RESULTS, "a") as file:
+    file.write('{"row": 4, "id": "id')
+  rest = []
+  assert again(lambda asks: (rest.extend(asks), zero_then_right(asks))[1]) == (
+    expected
+  )
+  assert [a.text for a in rest] == ["4?", "5?", "6?"]
+  results = [(f / run.RESULTS).read_text() for f in (whole, killed)]
+  assert results[0] == results[1]
+
+
+def test_other_results_are_not_mixed_in(tmp_path):
+  settings = {"samples": 3, "model": "a"}
+  run.run_benchmark(BENCHMARK, ITEMS, zero_then_right, tmp_path, **settings)
+  for change in ({"model": "b"}, {"samples": 2}):
+    with pytest.raises(InputError, match="another"):
+      run.run_benchmark(
+        BENCHMARK, ITEMS, zero_then_right, tmp_path, **settings | change
+      )
+  with pytest.raises(InputError, match="another"):
+    run.run_benchmark(
+      BENCHMARK, ITEMS[1:], zero_then_right, tmp_path, **settings
+    )
+
+
+def test_no_items_and_too_few_answers(tmp_path):
+  with pytest.raises(InputError, match="no items"):
+    run.run_benchmark(BENCHMARK, [], zero_then_right, tmp_path)
+  with pytest.raises(ValueError, match="7 questions got 7 answers of .3. "):
+    run.run_benchmark(BENCHMARK, ITEMS, zero_then_right, tmp_path, samples=2)
+
+
+def test_a_judge_is_compared_with_the_rules(tmp_path):
+  def judge(prompts):
+    # Strict once: it does not accept the truth of the first question.
+    return ["different" if "\n0?" in p else "Same." for p in prompts]
+
+  found = run.run_benchmark(
+    BENCHMARK,
+    ITEMS,
+    lambda asks: [[str(int(a.text[:-1]) % 3)] for a in asks],
+    tmp_path,
+    judge=judge,
+  )
+  assert found["metrics"]["overall"] == 1
+  assert found["judge"]["metrics"]["overall"] == pytest.approx(6 / 7)
+  assert found["judge"]["agreement"] == pytest.approx(6 / 7)
+
+
+def test_pixels(tmp_path):
+  path = tmp_path / "a.png"
+  Image.new("L", (3, 2), 7).save(path)
+  for picture in (path, path.read_bytes()):
+    assert items_.pixels(picture).tolist() == np.full((2, 3, 3), 7).tolist()
+  assert items_.pixels((path, path)).shape == (2, 2, 3, 3)
+  with pytest.raises(InputError, match="bytes of a record"):
+    items_.pixels(b"no picture")
