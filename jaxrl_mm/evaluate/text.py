@@ -190,7 +190,8 @@ def _bfcl_item(record: Record, truths: dict, category: str) -> Item:
   turns = records.get(record, "question", list)
   truth = truths.get(name)
   described = {function["name"] for function in functions}
-  if truths and (truth is None or not described.issuperset(*truth)):
+  called = {called for call in truth or () for called in call}
+  if truths and (truth is None or called - described):
     raise InputError(
       f"{record.where}: {name} has no possible answer with its functions; copy "
       "both files of the same release"

@@ -156,13 +156,19 @@ def _same(value: Any, truth: Any) -> bool:
 
 
 def _same_dict(value: dict, truth: dict) -> bool:
-  """Truths of dicts hold the allowed values of each key, as of arguments."""
+  """Truths of dicts hold the allowed values of each key, as of arguments do;
+  those of dicts in dicts hold the values themselves."""
   if any(key not in truth for key in value):
     return False
-  left_out = [key for key in truth if key not in value]
-  if any("" not in truth[key] for key in left_out):
+  left_out = [truth[key] for key in truth if key not in value]
+  if not all(isinstance(t, list) and "" in t for t in left_out):
     return False
-  return all(any(_same(v, t) for t in truth[key]) for key, v in value.items())
+  return all(_one_of(v, truth[key]) for key, v in value.items())
+
+
+def _one_of(value: Any, truth: Any) -> bool:
+  listed = isinstance(truth, list) and any(_same(value, t) for t in truth)
+  return listed or _same(value, truth)
 
 
 def _letters(text: str) -> str:

@@ -154,9 +154,9 @@ def test_rewardbench_weighs_subsets_and_means_sections():
   ],
 )
 def test_grade(text, pick):
-  assert pairwise.grade(text, PAIR) == (float(pick == "1"), pick)
+  assert pairwise.grade(text, PAIR) == Verdict(float(pick == "1"), pick)
   other = PAIR._replace(answer="2")
-  assert pairwise.grade(text, other) == (float(pick == "2"), pick)
+  assert pairwise.grade(text, other) == Verdict(float(pick == "2"), pick)
 
 
 def test_the_prompt_holds_question_and_responses_in_their_order():
@@ -170,7 +170,12 @@ def test_scalar_models_have_to_prefer_strictly():
   items = [PAIR, PAIR, PAIR._replace(answer="2"), PAIR]
   scores = np.array([[2, 1], [1, 1], [0, 3], [0, 3.0]])
   found = pairwise.prefer(items, scores)
-  assert found == [(1, "1"), (0, None), (1, "2"), (0, "2")]
+  assert [(v.score, v.pick) for v in found] == [
+    (1, "1"),
+    (0, None),
+    (1, "2"),
+    (0, "2"),
+  ]
 
 
 def test_orders_see_a_judge_that_always_says_1():
