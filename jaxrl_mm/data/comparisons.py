@@ -48,8 +48,8 @@ class Pair(NamedTuple):
     pictures: see `sources.Example`.
     question: the user's text.
     better, worse: the responses.
-    solution: how the question is solved, for a demonstration of the
-      comparison; empty where it is not known.
+    analyses: of the comparison with the better response first and second,
+      for demonstrations; empty where there are none.
   """
 
   name: str
@@ -57,7 +57,7 @@ class Pair(NamedTuple):
   question: str
   better: str
   worse: str
-  solution: str = ""
+  analyses: tuple[str, str] = ("", "")
 
 
 class Pairs(Protocol):
@@ -103,18 +103,16 @@ class Comparisons:
         question=pair.question, first=first, second=second
       ),
       answer=answer,
-      demonstration=_demonstrate(pair.solution, answer),
+      demonstration=_demonstrate(pair.analyses[int(answer) - 1], answer),
     )
 
 
-def _demonstrate(solution, answer):
-  """A side-by-side analysis that ends in a conclusion, and the choice."""
-  if not solution:
+def _demonstrate(analysis, answer):
+  """An analysis that ends in a conclusion, and the choice."""
+  if not analysis:
     return ""
-  is_right = lambda number: "right" if number == answer else "wrong"
-  views = [f"response {number} is {is_right(number)}" for number in "12"]
-  analysis = "\n".join([solution, *views, f"response {answer} is better"])
-  return f"<think>{analysis}</think><answer>{answer}</answer>"
+  thought = f"{analysis}\nresponse {answer} is better"
+  return f"<think>{thought}</think><answer>{answer}</answer>"
 
 
 # ---------------------------------------------------------------- digits
@@ -141,17 +139,33 @@ class DigitPairs:
 
   def __getitem__(self, index: int) -> Pair:
     example = self._digits[index]
-    thought = re.findall("<think>(.*)</think>", example.demonstration)[0]
-    digits = [int(d) for d in re.findall(r"\d", thought.partition("=")[0])]
     rng = np.random.default_rng((self._seed, index, 1))
+    truth = _claims(example.demonstration)
+    digits = [int(d) for d in example.facts.split(",")]
+    worse = _spoil(example.question, digits, rng)
+    said = [truth, _claims(worse)]
     return Pair(
       name=example.name.replace("digits", "digit-pairs"),
       pictures=example.pictures,
       question=example.question,
       better=example.demonstration,
-      worse=_spoil(example.question, digits, rng),
-      solution=thought,
+      worse=worse,
+      analyses=(_analyse(truth, *said), _analyse(truth, *said[::-1])),
     )
+
+
+def _claims(response):
+  """What a response says: the digits it sees, and its answer."""
+  thought, _, rest = re.sub("</?think>", " ", response).strip().partition(" ")
+  answer = re.findall("<answer>(.*)</answer>", rest) or ["-"]
+  return [*re.findall(r"\d", thought.partition("=")[0]), *answer]
+
+
+def _analyse(truth, first, second):
+  """Side by side: what is there, what either response says, what is wrong."""
+  say = lambda true, claim: claim if claim == true else f"{claim} wrong"
+  rows = zip(truth, first, second)
+  return "\n".join(f"{t}:{say(t, a)},{say(t, b)}" for t, a, b in rows)
 
 
 def _spoil(question, digits, rng):
@@ -172,8 +186,7 @@ def _spoil(question, digits, rng):
 
 def digit_pair_texts() -> list[str]:
   """Every word and sign of the digit pairs, for their tokenizer."""
-  said = "response 1 is right\nresponse 2 is wrong\nresponse 1 is better"
-  return [*sources.digits_texts(), _BRIEF, said]
+  return [*sources.digits_texts(), _BRIEF, "-: wrong", "response 1 is better"]
 
 
 # ------------------------------------------------------------ JSON lines

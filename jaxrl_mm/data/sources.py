@@ -296,6 +296,19 @@ class Sums:
     )
 
 
+class Subset:
+  """Some examples of a source."""
+
+  def __init__(self, source: Source, numbers: Sequence[int]):
+    self._source, self._numbers = source, numbers
+
+  def __len__(self) -> int:
+    return len(self._numbers)
+
+  def __getitem__(self, index: int) -> Example:
+    return self._source[self._numbers[index] % len(self._source)]
+
+
 def check_demonstrations(source: Source) -> None:
   """Raises InputError if a record of a file has nothing to imitate."""
   if isinstance(source, JsonLines) and (name := source.undemonstrated()):
@@ -325,7 +338,7 @@ def open_source(
 
 
 def check_split(name: str) -> None:
-  """Raises InputError unless a made source has the split that `name` ends in."""
+  """Raises InputError if `name` does not end in a split."""
   family, _, split = name.partition("/")
   if split not in ("train", *DIGITS_HELD_OUT):
     raise InputError(
