@@ -189,6 +189,7 @@ def main() -> None:
     f"jax {jax.__version__}, {os.cpu_count()} cores, mesh {dict(mesh.shape)}, "
     f"bfloat16 -> {flags.param_dtype}"
   )
+  load_average = os.getloadavg()[0]  # above 0, others used the cores too
   head = "GB", "dd MB/s", "MB/s", "x dd", "anonymous GB", "staging GB"
   print(f"{'':6}" + "".join(f"{x:>14}" for x in head))
   with tempfile.TemporaryDirectory(dir=flags.folder) as folder:
@@ -209,6 +210,7 @@ def main() -> None:
         about = {
           "device": jax.devices()[0].device_kind,
           "cores": os.cpu_count(),
+          "load_average": load_average,
           "jax": jax.__version__,
           "mesh": dict(mesh.shape),
           "param_dtype": flags.param_dtype,

@@ -51,7 +51,8 @@ class DataConfig:
     prompts: source of the policy stage.
     tokenizer: folder of a tokenizer; empty takes that of the published
       checkpoint, or builds that of the digits.
-    prompt_tokens, completion_tokens, max_tiles: see `loader.Layout`.
+    prompt_tokens, completion_tokens: see `loader.Layout`.
+    max_tiles, max_pictures: see `images.Tiles`.
   """
 
   demonstrations: str = "digits/train"
@@ -61,6 +62,7 @@ class DataConfig:
   prompt_tokens: int = 28
   completion_tokens: int = 14
   max_tiles: int = 3
+  max_pictures: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

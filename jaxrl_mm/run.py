@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxrl_mm import experiment, sharding, summary, weights
-from jaxrl_mm.data import sources
+from jaxrl_mm.data import sources, templates
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.images import Tiles
 from jaxrl_mm.data.loader import Layout
@@ -143,23 +143,31 @@ def make_setting(e: Experiment, mesh: jax.sharding.Mesh) -> Setting:
       f"the tokenizer has {len(tokenizer)} entries and config.model.decoder."
       f"vocab is {e.model.decoder.vocab}; use the model's own tokenizer"
     )
+  layout = make_layout(e)
   return Setting(
     model=e.model,
     tokenizer=tokenizer,
-    image_token=tok.token_id(tokenizer, tok.IMAGE_TOKEN),
-    layout=Layout(
-      prompt_tokens=e.data.prompt_tokens,
-      completion_tokens=e.data.completion_tokens,
-      pictures=Tiles(
-        max_tiles=e.data.max_tiles,
-        image_size=e.model.vision.image_size,
-        tokens=(e.model.vision.side // e.model.shuffle) ** 2,
-      ),
-    ),
+    image_token=templates.image_token(tokenizer, layout.markup),
+    layout=layout,
     mesh=mesh,
     loop=e.loop,
     seed=e.seed,
   )
+
+
+def make_layout(e: Experiment) -> Layout:
+  """The shapes of prompts, and of pictures where the model sees any."""
+  vision, data = e.model.vision, e.data
+  lengths = (data.prompt_tokens, data.completion_tokens)
+  if vision is None:
+    return Layout(*lengths, pictures=None, markup=templates.TEXT)
+  tiles = Tiles(
+    max_tiles=data.max_tiles,
+    image_size=vision.image_size,
+    tokens=(vision.side // e.model.shuffle) ** 2,
+    max_pictures=data.max_pictures,
+  )
+  return Layout(*lengths, pictures=tiles)
 
 
 def open_sources(e: Experiment) -> Sources:

@@ -21,3 +21,19 @@ def test_a_small_vocabulary_is_refused():
 def test_an_unknown_stage_is_named():
   with pytest.raises(InputError, match="'dpo'; known are .*sft.*policy"):
     run.check_stages(dataclasses.replace(DEMO, stages=("sft", "dpo")))
+
+
+def test_several_pictures_have_room():
+  data = dataclasses.replace(DEMO.data, max_tiles=3, max_pictures=2)
+  layout = run.make_layout(dataclasses.replace(DEMO, data=data))
+  assert layout.pictures.max_pictures == 2
+  assert layout.pictures.room == 2 * (3 + 1)
+
+
+def test_a_model_of_text_alone_needs_no_image_tokens():
+  model = dataclasses.replace(models.digits(), vision=None)
+  setting = run.make_setting(
+    dataclasses.replace(DEMO, model=model), sharding.make_mesh()
+  )
+  assert setting.layout.pictures is None
+  assert setting.image_token == -1

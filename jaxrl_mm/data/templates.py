@@ -32,6 +32,8 @@ INTERNVL = Markup(tok.IMAGE_TOKEN, tok.IMAGE_START, tok.IMAGE_END, after="\n")
 QWEN = Markup(
   "<|image_pad|>", "<|vision_start|>", "<|vision_end|>", video="<|video_pad|>"
 )
+# Of models that see no pictures.
+TEXT = Markup("", "", "")
 
 
 def prompt_text(
@@ -92,3 +94,8 @@ def placeholders(tokenizer: Tokenizer, markup: Markup) -> list[int]:
   """Ids of the image token and, where there is one, of the video token."""
   tokens = filter(None, (markup.image, markup.video))
   return [tok.token_id(tokenizer, token) for token in tokens]
+
+
+def image_token(tokenizer: Tokenizer, markup: Markup) -> int:
+  """Id of the image token; -1, no id at all, where there is none."""
+  return next(iter(placeholders(tokenizer, markup)), -1)

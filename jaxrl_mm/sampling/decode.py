@@ -127,7 +127,9 @@ def empty(
 
   def cache(rows, length):
     shape = (d.layers, rows, d.kv_heads, length, d.head_dim)
-    return _place_cache(_store(sampling, jnp.zeros(shape, dtype)))
+    form = jax.eval_shape(lambda: _store(sampling, jnp.zeros(shape, dtype)))
+    zeros = lambda x: jnp.zeros(x.shape, x.dtype)
+    return _place_cache(jax.tree.map(zeros, form))
 
   axes = () if prompts.positions is None else prompts.positions.shape[2:]
   prompt, own = cache(places, tokens), cache(slots, capacity)

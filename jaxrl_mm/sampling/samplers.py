@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 LOWEST = jnp.finfo(jnp.float32).min
+BLOCK = 128
 
 
 def truncate(
@@ -59,6 +60,32 @@ def draw(
     tokens = jnp.argmax(logits, axis=-1)
   else:
     kept = truncate(logits, top_k=top_k, top_p=top_p)
-    tokens = jax.vmap(jax.random.categorical)(keys, kept)
+    tokens = _choose(jax.vmap(jax.random.uniform)(keys), kept)
   logp = jax.nn.log_softmax(logits)
   return tokens, jnp.take_along_axis(logp, tokens[:, None], axis=-1)[:, 0]
+
+
+def _choose(uniform, logits):
+  """The token at which the cumulative probability passes `uniform`.
+
+  One random number a row instead of one a token: with Gumbel noise making the
+  noise costs as much as a layer. Blocks are summed before tokens, so that
+  rounding does not grow with the vocabulary.
+  """
+  weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+  room = -logits.shape[-1] % BLOCK
+  blocks = jnp.pad(weights, [(0, 0), (0, room)])
+  blocks = blocks.reshape(weights.shape[0], -1, BLOCK)
+  sums = jnp.cumsum(jnp.sum(blocks, axis=-1), axis=-1)
+  target = uniform[:, None] * sums[:, -1:]
+  block = jnp.argmax(sums > target, axis=-1)[:, None]
+  before = jnp.take_along_axis(jnp.pad(sums, [(0, 0), (1, 0)]), block, axis=-1)
+  inside = jnp.take_along_axis(blocks, block[..., None], axis=1)[:, 0]
+  passed = jnp.cumsum(inside, axis=-1) > target - before
+  # Rounding may leave none that passes; then the likeliest one.
+  first = jnp.where(
+    jnp.any(passed, axis=-1),
+    jnp.argmax(passed, axis=-1),
+    jnp.argmax(inside, axis=-1),
+  )
+  return block[:, 0] * BLOCK + first

@@ -48,7 +48,7 @@ def make_answerer(
       max_tokens=max_tokens,
       end_token=tokenizer.eos_token_id,
       pad_token=tokenizer.pad_token_id,
-      image_token=tok.token_id(tokenizer, tok.IMAGE_TOKEN),
+      image_token=templates.image_token(tokenizer, templates.TEXT),
       temperature=temperature,
     ),
   )
@@ -76,7 +76,11 @@ def encode_questions(
   mask = np.zeros(tokens.shape, bool)
   for row, question in enumerate(questions):
     ids = templates.prompt_ids(
-      tokenizer, question, [], name=repr(question[:40])
+      tokenizer,
+      question,
+      [],
+      name=repr(question[:40]),
+      markup=templates.TEXT,
     )
     if len(ids) > prompt_tokens:
       raise InputError(

@@ -1,4 +1,7 @@
 import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from jaxrl_mm.data import sources, templates, tokenizer
 from jaxrl_mm.errors import InputError
@@ -45,3 +48,24 @@ def test_another_number_of_image_tokens_names_sample_and_both_counts(words):
     "sample file:7: its prompt has 6 image tokens and its pictures have 4 "
     "image features; remove <IMG_CONTEXT> and <image> from its question"
   )
+
+
+def test_a_tokenizer_without_image_tokens_reads_text():
+  """Word by word, with a chat form and no token but the end of a turn."""
+  inner = tokenizers.Tokenizer(
+    models.WordLevel({"<unk>": 0, "<end>": 1, "ask": 2}, unk_token="<unk>")
+  )
+  inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+  plain = PreTrainedTokenizerFast(
+    tokenizer_object=inner,
+    unk_token="<unk>",
+    eos_token="<end>",
+    chat_template="{{ messages[0].content }} <end>",
+  )
+  ids = templates.prompt_ids(
+    plain, "ask me", [], name="a", markup=templates.TEXT
+  )
+  assert ids == [2, 0, 1]
+  assert templates.image_token(plain, templates.TEXT) == -1
+  with pytest.raises(InputError, match="has no token '<IMG_CONTEXT>'"):
+    templates.prompt_ids(plain, "ask me", [], name="a")

@@ -50,3 +50,13 @@ def test_angles_stay_float32_in_bfloat16():
   np.testing.assert_allclose(
     np.asarray(got, float).ravel(), [np.cos(4097), np.sin(4097)], atol=4e-3
   )
+
+
+def test_a_place_turns_half_of_the_pairs_by_row_and_half_by_column():
+  """E = 8: pairs 0, 1 by the row, 2, 3 by the column, at 1 and theta^-1/2."""
+  x = np.random.default_rng(0).standard_normal((1, 1, 1, 8)).astype(np.float32)
+  got = rope.rotate_by_place(jnp.asarray(x), jnp.array([[[3, 5]]]), theta=100.0)
+  turned = x[..., :4] + 1j * x[..., 4:]
+  turned = turned * np.exp(1j * np.array([3, 0.3, 5, 0.5]))
+  expected = np.concatenate([turned.real, turned.imag], -1)
+  np.testing.assert_allclose(got, expected, atol=1e-5)

@@ -28,8 +28,8 @@ from jaxrl_mm.models.huggingface.tables import (
 )
 from jaxrl_mm.models.param_axes import param_shardings
 
-# Slices read at a time: some wait for the disk while the cores turn others.
-READERS = min(32, 2 * (os.cpu_count() or 1))
+# Slices read at a time. More than the cores only pass the interpreter around.
+READERS = min(32, os.cpu_count() or 1)
 _ALIGNMENT = 64  # bytes; a CPU device takes such a buffer without a copy
 _SHOWN = 12  # problems a message lists
 
