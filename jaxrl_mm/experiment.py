@@ -13,11 +13,17 @@ import ml_collections
 from jaxrl_mm import metrics
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.evaluate.accuracy import EvaluationConfig
+from jaxrl_mm.evaluate.judging import JudgingConfig
 from jaxrl_mm.models.config import ModelConfig
 from jaxrl_mm.models.lora import LoraConfig
+from jaxrl_mm.rewards import consistency, r1_reward
 from jaxrl_mm.rewards import format as form
 from jaxrl_mm.rewards import math as maths
+from jaxrl_mm.rewards.compose import Term
+from jaxrl_mm.rewards.endpoint import Endpoint
+from jaxrl_mm.rewards.judge import InProcess
 from jaxrl_mm.train import policy
+from jaxrl_mm.train.difficulty import DifficultyConfig
 from jaxrl_mm.train.loop import LoopConfig
 from jaxrl_mm.train.policy import PolicyConfig
 from jaxrl_mm.train.sft import SftConfig
@@ -76,6 +82,12 @@ class Experiment:
       the hub; empty starts from random weights.
     lora: adapters beside the weights, or None; a stage whose
       `optimizer.trainable` is ".*/lora_[ab]" trains them alone.
+    difficulty: a teacher labels the prompts; the policy stage then trains on
+      those it found hard.
+    cold_start: on the teacher's right completions.
+    consistency: whom the reward of that name asks; None takes the rule for
+      analyses that say "response 1 is better".
+    judging: measures a judge of two responses, in place of `evaluation`.
   """
 
   model: ModelConfig
@@ -87,8 +99,12 @@ class Experiment:
   data: DataConfig = DataConfig()
   loop: LoopConfig = LoopConfig()
   sft: SftConfig = SftConfig()
+  difficulty: DifficultyConfig = DifficultyConfig()
+  cold_start: SftConfig = SftConfig()
   policy: PolicyConfig = PolicyConfig()
+  consistency: Endpoint | None = None
   evaluation: EvaluationConfig = EvaluationConfig()
+  judging: JudgingConfig | None = None
 
 
 def to_config(experiment: Experiment) -> ml_collections.ConfigDict:
@@ -156,11 +172,25 @@ def check(e: Experiment, shards: int) -> None:
   for name, count in _counts(e).items():
     if count < 1:
       raise InputError(f"{name} is {count}; it must be at least 1")
-  for name in e.policy.weights:
-    if name not in REWARDS:
-      known = ", ".join(REWARDS)
-      raise InputError(f"config.policy.weights has '{name}'; known are {known}")
+  rewards(e)
   policy.make_algorithm(e.policy, e.seed)
+
+
+def rewards(e: Experiment) -> dict[str, Term]:
+  """The terms of the policy stage with their weights.
+
+  Raises:
+    InputError: there is no term of that name.
+  """
+  judge = e.consistency or InProcess(consistency.by_rule)
+  simple = {name: Term(reward) for name, reward in REWARDS.items()}
+  known = simple | r1_reward.terms(judge)
+  for name in e.policy.weights:
+    if name not in known:
+      raise InputError(
+        f"config.policy.weights has '{name}'; known are {', '.join(known)}"
+      )
+  return {n: known[n]._replace(weight=w) for n, w in e.policy.weights.items()}
 
 
 def _divisions(
@@ -171,8 +201,13 @@ def _divisions(
   size, batch = e.evaluation.size, e.evaluation.batch
   yield "config.evaluation.size", size, "its batch", batch
   yield "config.evaluation.batch", batch, cut, shards
-  if "sft" in e.stages:
-    yield from _batch_divisions("sft", e.sft, shards)
+  for name in ("sft", "cold_start"):
+    if name in e.stages:
+      yield from _batch_divisions(name, getattr(e, name), shards)
+  if "difficulty" in e.stages:
+    yield "config.difficulty.batch", e.difficulty.batch, cut, shards
+  if e.judging:
+    yield "config.judging.batch", e.judging.batch, cut, shards
   if "policy" in e.stages:
     p = e.policy
     capacity = p.algorithm.get("capacity", shards)
@@ -206,6 +241,9 @@ def _counts(e: Experiment) -> dict[str, int]:
   """All that is counted, and not by zero."""
   return {
     "config.sft.steps": e.sft.steps,
+    "config.difficulty.questions": e.difficulty.questions,
+    "config.difficulty.attempts": e.difficulty.attempts,
+    "config.cold_start.steps": e.cold_start.steps,
     "config.policy.steps": e.policy.steps,
     "config.policy.samples_every": e.policy.samples_every,
     "config.loop.save_every": e.loop.save_every,

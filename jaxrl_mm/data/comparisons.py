@@ -116,6 +116,7 @@ def _demonstrate(analysis, answer):
 
 
 # ---------------------------------------------------------------- digits
+DIGIT_PAIRS = "digit-pairs"
 _FLAWS = {"digit": 0.8, "result": 0.1, "form": 0.1}
 
 
@@ -145,7 +146,7 @@ class DigitPairs:
     worse = _spoil(example.question, digits, rng)
     said = [truth, _claims(worse)]
     return Pair(
-      name=example.name.replace("digits", "digit-pairs"),
+      name=example.name.replace("digits", DIGIT_PAIRS),
       pictures=example.pictures,
       question=example.question,
       better=example.demonstration,
@@ -234,7 +235,7 @@ def open_source(
     both_orders: see `Comparisons`.
   """
   family, _, split = name.partition("/")
-  if family == "digit-pairs":
+  if family == DIGIT_PAIRS:
     sources.check_split(name)
     made = DigitPairs(split, size=size, seed=seed, labelled=labelled)
     return Comparisons(made, _BRIEF, both_orders=both_orders)
