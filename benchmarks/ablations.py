@@ -13,10 +13,10 @@ calibration  A learned score five times as strong as the rule, with a threshold
              that stays and one that follows the share of false claims.
 
 Three seeds each; mean and spread (lowest and highest) go to ablations.jsonl and
-to one picture a comparison. All but the first train the model of
-configs/digits_r1v2.py, without its stage `assemble`. Their runs are kept in
-`--runs`: a command that was interrupted goes on where it stopped, and a stage
-that two comparisons need is trained once.
+to one picture a comparison. All but the first train what configs/digits_r1v2.py
+does, its policy stage a quarter as long. Their runs are kept in `--runs`: a
+command that was interrupted goes on where it stopped, and a stage that two
+comparisons need is trained once.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from jaxrl_mm.experiment import Experiment
 from jaxrl_mm.train.policy import LearnedConfig
 
 ROOT = Path(__file__).parents[1]
-POLICY_STEPS, STRESS_UPDATES = 120, 400
+POLICY_STEPS, STRESS_UPDATES = 100, 400
 # Of the points of a curve, the mean of so many steps.
 SMOOTH = 10
 
@@ -76,14 +76,15 @@ def variants(seed: int) -> dict[str, Variant]:
   def of(policy=plain, *stages) -> Experiment:
     return dataclasses.replace(demo, seed=seed, stages=stages, policy=policy)
 
-  scored = ("sft", "reward_model")
+  start = ("assemble", "sft")
+  scored = (*start, "reward_model")
   with_score = lambda learned: of(
     dataclasses.replace(plain, learned=learned), *scored, "policy"
   )
   return {
     "sft": Variant(of(plain, *scored)),
-    "grpo": Variant(of(grpo, "sft", "policy"), "sft"),
-    "ssb": Variant(of(plain, "sft", "policy"), "sft"),
+    "grpo": Variant(of(grpo, *start, "policy"), "sft"),
+    "ssb": Variant(of(plain, *start, "policy"), "sft"),
     "mpo": Variant(of(plain, *scored, "preference"), "sft"),
     "mpo_grpo": Variant(of(plain, *scored, "preference", "policy"), "mpo"),
     "strong": Variant(with_score(strong), "sft"),

@@ -1,6 +1,5 @@
 """Two data stages on pairs made by hand."""
 
-import dataclasses
 import math
 
 import jax
@@ -45,8 +44,9 @@ def _record(setting, index, gap):
 def _collect(setting, calls, gaps):
   """Pairs with the given gaps in place of a model's answers."""
 
-  def collect(*arguments, first, pick):
-    calls.append((arguments[6].name, first, pick, arguments[3] is not None))
+  def collect(*arguments, first, step, pick):
+    scored = arguments[3] is not None
+    calls.append((arguments[6].name, first, step, pick, scored))
     return [_record(setting, first + i, g) for i, g in enumerate(gaps)], {}
 
   return collect
@@ -73,8 +73,8 @@ def test_two_data_stages(setting, monkeypatch, tmp_path, quick_compile):
   policy, trained = train()
   # The second stage asks new questions, scored by the first stage's model.
   assert calls == [
-    ("pairs_1", 0, "widest", False),
-    ("pairs_2", 32, "closest", True),
+    ("pairs_1", 0, 0, "widest", False),
+    ("pairs_2", 32, 4, "closest", True),
   ]
   # It adds the pairs that model finds hard.
   assert [len(known) for known in seen] == [6, 6 + 3]
@@ -111,6 +111,6 @@ def test_accuracy_on_held_out_pairs(
 ):
   monkeypatch.setattr(reward_model, "collect", _collect(setting, [], gaps))
   found = reward_model.pair_accuracy(
-    setting, dataclasses.replace(CONFIG.collect), {}, {}, SOURCE, {}, tmp_path
+    setting, CONFIG, {}, {}, SOURCE, {}, tmp_path
   )
   assert found == pytest.approx(share, nan_ok=True)
