@@ -80,10 +80,11 @@ def write_run(workdir: Path, out: Path, dtype: str, *, adapters: bool) -> None:
     raise InputError(f"the run {workdir} has no adapters; leave out --adapters")
   like = Path(e.pretrained)
   params = weights.final(e, workdir, sharding.make_mesh(1, -1))
-  table = entries(like, e.model)
   if adapters:
+    table = peft.module_table(like, e.model)
     peft.save(params, table, e.lora, e.pretrained, out)
   else:
+    table = entries(like, e.model)
     save_params(lora.merge(params), table, out, like=like, dtype=dtype)
 
 
