@@ -17,8 +17,9 @@ import pytest  # noqa: E402
 from transformers import PreTrainedTokenizerFast  # noqa: E402
 
 from jaxrl_mm import pytree  # noqa: E402
+from jaxrl_mm.data import sources, tokenizer  # noqa: E402
 from jaxrl_mm.models import config, vlm  # noqa: E402
-from jaxrl_mm.models.huggingface import qwen2_5_vl  # noqa: E402
+from jaxrl_mm.models.huggingface import internvl, qwen2_5_vl  # noqa: E402
 from jaxrl_mm.models.huggingface.save import save_params  # noqa: E402
 from jaxrl_mm.sampling.decode import Sampling  # noqa: E402
 from jaxrl_mm.sampling.generate import generate  # noqa: E402
@@ -73,6 +74,20 @@ def qwen_folder(tmp_path_factory):
     eos_token="<|im_end|>",
     chat_template=about["chat_template"],
   ).save_pretrained(folder)
+  return folder
+
+
+@pytest.fixture(scope="session")
+def internvl_folder(tmp_path_factory):
+  """An InternVL of random weights as transformers saves it."""
+  golden = Path(__file__).parent / "golden" / "internvl.json"
+  about = json.loads(golden.read_text())["300m"]
+  folder = tmp_path_factory.mktemp("hub") / "internvl"
+  model = internvl.read_config(about["config"])
+  table = internvl.table(model, about["shapes"].keys())
+  save_params(random_params(model), table, folder, like=None, dtype="float32")
+  (folder / "config.json").write_text(json.dumps(about["config"]))
+  tokenizer.build(sources.digits_texts()).save_pretrained(folder)
   return folder
 
 
