@@ -12,16 +12,18 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxrl_mm import experiment, report, sharding, summary, weights
-from jaxrl_mm.data import comparisons, difficulty, sources, templates
+from jaxrl_mm.data import comparisons, difficulty, patches, sources, templates
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.images import Tiles
 from jaxrl_mm.data.loader import Layout
+from jaxrl_mm.data.patches import Patching
 from jaxrl_mm.data.sources import Source
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.evaluate.accuracy import make_evaluator
 from jaxrl_mm.evaluate.blindness import make_blindness
 from jaxrl_mm.evaluate.judging import make_judging
-from jaxrl_mm.experiment import REWARDS, Experiment
+from jaxrl_mm.experiment import REWARDS, DataConfig, Experiment
+from jaxrl_mm.models.config import ModelConfig, QwenVisionConfig
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.optimizer import make_optimizer, split_trainable
 from jaxrl_mm.rewards import choice
@@ -295,6 +297,9 @@ def make_layout(e: Experiment) -> Layout:
   lengths = (data.prompt_tokens, data.completion_tokens)
   if vision is None:
     return Layout(*lengths, pictures=None, markup=templates.TEXT)
+  if isinstance(vision, QwenVisionConfig):
+    pictures = make_patching(e.model, data)
+    return Layout(*lengths, pictures=pictures, markup=templates.QWEN)
   tiles = Tiles(
     max_tiles=data.max_tiles,
     image_size=vision.image_size,
@@ -302,6 +307,36 @@ def make_layout(e: Experiment) -> Layout:
     max_pictures=data.max_pictures,
   )
   return Layout(*lengths, pictures=tiles)
+
+
+def make_patching(model: ModelConfig, data: DataConfig) -> Patching:
+  """How the pictures of a Qwen2.5-VL are cut.
+
+  Raises:
+    InputError: a patch would hold another number of frames than the tower
+      takes.
+  """
+  vision = model.vision
+  if data.frames not in (1, vision.frames):
+    raise InputError(
+      f"config.data.frames is {data.frames}; set it to 1 for pictures alone or "
+      f"to {vision.frames}, the frames of a patch, for videos"
+    )
+  token = vision.patch_size * model.shuffle
+  enough = patches.enough_windows(
+    data.max_pixels // token**2, vision.window // model.shuffle
+  )
+  return Patching(
+    windows=data.windows or data.max_pictures * enough,
+    max_pictures=data.max_pictures,
+    min_pixels=min(patches.MIN_PIXELS, data.max_pixels),
+    max_pixels=data.max_pixels,
+    frames=data.frames,
+    patch_size=vision.patch_size,
+    window=vision.window,
+    shuffle=model.shuffle,
+    tower_frames=vision.frames,
+  )
 
 
 def open_sources(e: Experiment) -> Sources:

@@ -31,7 +31,7 @@ LAYERS = {
   7: ("experiment", "summary"),
   8: ("weights",),
   9: ("run",),
-  10: ("main", "convert", "__init__"),
+  10: ("main", "convert", "sample", "__init__"),
 }
 LEVEL = {unit: level for level, units in LAYERS.items() for unit in units}
 
