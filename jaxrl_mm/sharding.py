@@ -190,6 +190,19 @@ def to_host(tree: Any) -> Any:
   return jax.tree.map(local, tree)
 
 
+def to_every_host(x: Array) -> np.ndarray:
+  """All rows of a global array, on every process."""
+  if x.is_fully_addressable:
+    return np.asarray(x)
+  return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+
+
+def wait_for_all(name: str) -> None:
+  """Returns when every process has come here."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
+
+
 def sum_over_processes(x: float) -> float:
   """The sum of a number of each process, the same on all of them."""
   if jax.process_count() == 1:

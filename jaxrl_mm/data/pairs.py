@@ -73,7 +73,10 @@ def write(path: Path, records: Sequence[Record]) -> None:
 
 def read(path: Path) -> list[Record]:
   """All records of a file."""
-  return [Record(**json.loads(line)) for line in path.open()]
+  as_tuples = lambda fields: {
+    k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
+  }
+  return [Record(**as_tuples(json.loads(line))) for line in path.open()]
 
 
 def encode(

@@ -227,7 +227,7 @@ def run(
     step,
     steps=config.steps,
     loop=setting.loop,
-    headline=("reward", "answer", "effective"),
+    headline=("reward", "answer", "result", "effective"),
   )
   return pytree.join(state.params, frozen)
 
