@@ -67,6 +67,7 @@ class DataConfig:
       checkpoint, or builds that of the digits.
     prompt_tokens, completion_tokens: see `loader.Layout`.
     max_tiles, max_pictures: see `images.Tiles`.
+    prefix: what every answer begins with, see `loader.Layout`.
   """
 
   demonstrations: str = "digits/train"
@@ -77,6 +78,7 @@ class DataConfig:
   completion_tokens: int = 14
   max_tiles: int = 3
   max_pictures: int = 1
+  prefix: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

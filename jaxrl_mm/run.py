@@ -294,14 +294,16 @@ def make_layout(e: Experiment) -> Layout:
   vision, data = e.model.vision, e.data
   lengths = (data.prompt_tokens, data.completion_tokens)
   if vision is None:
-    return Layout(*lengths, pictures=None, markup=templates.TEXT)
+    return Layout(
+      *lengths, pictures=None, markup=templates.TEXT, prefix=data.prefix
+    )
   tiles = Tiles(
     max_tiles=data.max_tiles,
     image_size=vision.image_size,
     tokens=(vision.side // e.model.shuffle) ** 2,
     max_pictures=data.max_pictures,
   )
-  return Layout(*lengths, pictures=tiles)
+  return Layout(*lengths, pictures=tiles, prefix=data.prefix)
 
 
 def open_sources(e: Experiment) -> Sources:
