@@ -7,7 +7,7 @@ Kernels under `layers/` carry a leading `layer` axis. Vision heads stay whole:
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from jaxrl_mm import sharding
 from jaxrl_mm.models import lora
@@ -59,7 +59,7 @@ def _scales() -> Iterator[tuple[str, tuple[str | None, ...]]]:
 
 
 def param_shardings(
-  mesh: Mesh, params: Any, rules: sharding.Rules = sharding.RULES
+  mesh: Mesh | AbstractMesh, params: Any, rules: sharding.Rules = sharding.RULES
 ) -> Any:
   """A NamedSharding for every weight of a model, from its shapes."""
   table = (*_adapters(), *_scales(), *PARAM_AXES)

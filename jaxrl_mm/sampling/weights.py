@@ -1,12 +1,9 @@
 """From the weights that are trained to the weights that are decoded with."""
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from jaxrl_mm import sharding
@@ -21,18 +18,19 @@ RULES = sharding.Rules(embed=None)
 FORMS = ("model", "int8")
 
 
-def make_decode_weights(
-  config: ModelConfig, params: Any, mesh: Mesh, form: str = "model"
-) -> Callable[[Params], Params]:
+@partial(jax.jit, static_argnames=("config", "form"))
+def to_decode(
+  config: ModelConfig, params: Params, form: str = "model"
+) -> Params:
   """One jitted step from training layout to decode layout.
 
   Adapters are merged, the decoder is cast to the dtype of the activations, and
-  every weight is whole over `data` and `fsdp` and cut over `tensor`.
+  on the mesh in use every weight is whole over `data` and `fsdp` and cut over
+  `tensor`.
 
   Args:
     config: of the model.
-    params: shapes of the weights.
-    mesh: the mesh.
+    params: as they are trained.
     form: "model", or "int8" for the decoder's kernels, with one float32 scale
       an output.
   """
@@ -41,18 +39,18 @@ def make_decode_weights(
       f"weights for rollouts are asked for in the form '{form}'; known are "
       f"{', '.join(FORMS)}"
     )
-  convert = partial(_convert, config, form)
-  layout = param_shardings(mesh, jax.eval_shape(convert, params), RULES)
-  return jax.jit(convert, out_shardings=layout)
-
-
-def _convert(config, form, params):
-  params = lora.merge(params)
   narrow = partial(jax.tree.map, lambda x: x.astype(config.dtype))
-  params |= {name: narrow(params[name]) for name in ("embedder", "decoder")}
+  params = {
+    name: narrow(tree) if name in ("embedder", "decoder") else tree
+    for name, tree in lora.merge(params).items()
+  }
   if form == "int8":
     params |= {"decoder": _quantize_kernels(params["decoder"], "decoder")}
-  return params
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return params
+  layout = param_shardings(mesh, params, RULES)
+  return jax.lax.with_sharding_constraint(params, layout)
 
 
 def _quantize_kernels(tree, path):

@@ -11,15 +11,10 @@ from jaxrl_mm.errors import InputError
 from jaxrl_mm.models import lora, vlm
 from jaxrl_mm.models.lora import LoraConfig
 from jaxrl_mm.models.param_axes import param_shardings
-from jaxrl_mm.sampling.weights import make_decode_weights
+from jaxrl_mm.sampling.weights import to_decode
 from jaxrl_mm.structs import Prompts
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
-
-
-def _convert(config, params, mesh=None, form="model"):
-  mesh = mesh or sharding.make_mesh(1, devices=jax.devices()[:1])
-  return make_decode_weights(config, params, mesh, form)(params)
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +34,11 @@ def test_adapters_are_merged_and_the_decoder_is_cast(tiny, params, logp):
   filled = pytree.map_with_name(
     lambda name, x: x + 0.1 if name.endswith("lora_b") else x, adapted
   )
-  merged = _convert(tiny, filled)
+  merged = to_decode(tiny, filled)
   assert jax.tree.structure(merged) == jax.tree.structure(params)
   np.testing.assert_allclose(logp(merged), logp(filled), atol=1e-5)
   assert np.abs(logp(merged) - logp(params)).max() > 0.1
-  narrow = _convert(dataclasses.replace(tiny, dtype="bfloat16"), params)
+  narrow = to_decode(dataclasses.replace(tiny, dtype="bfloat16"), params)
   kinds = {name: leaf.dtype for name, leaf in pytree.named_leaves(narrow)}
   for name, dtype in kinds.items():
     decoding = name.startswith(("decoder", "embedder"))
@@ -51,7 +46,7 @@ def test_adapters_are_merged_and_the_decoder_is_cast(tiny, params, logp):
 
 
 def test_int8_kernels_are_within_half_a_step(tiny, params):
-  layers = _convert(tiny, params, form="int8")["decoder"]["layers"]
+  layers = to_decode(tiny, params, "int8")["decoder"]["layers"]
   plain = params["decoder"]["layers"]
   for path, summed in {
     "gate": 1,
@@ -71,7 +66,7 @@ def test_int8_kernels_are_within_half_a_step(tiny, params):
 
 
 def test_int8_kernels_give_nearly_the_same_log_probs(tiny, params, logp):
-  got = logp(_convert(tiny, params, form="int8"))
+  got = logp(to_decode(tiny, params, "int8"))
   gap = np.abs(got - logp(params))
   # Measured: 0.009 in the mean, 0.04 at most.
   assert 0 < gap.mean() < 0.03 and gap.max() < 0.1
@@ -81,8 +76,9 @@ def test_int8_kernels_give_nearly_the_same_log_probs(tiny, params, logp):
 def test_on_a_mesh_weights_are_cut_over_tensor_alone(tiny, params, logp, form):
   mesh = sharding.make_mesh(1, 4, 2)
   trained = jax.device_put(params, param_shardings(mesh, params))
-  got = _convert(tiny, trained, mesh, form)
-  here = _convert(tiny, params, form=form)
+  with jax.set_mesh(mesh):
+    got = to_decode(tiny, trained, form)
+  here = to_decode(tiny, params, form)
   for (name, leaf), (_, alone) in zip(
     pytree.named_leaves(got), pytree.named_leaves(here)
   ):
@@ -94,4 +90,4 @@ def test_on_a_mesh_weights_are_cut_over_tensor_alone(tiny, params, logp, form):
 
 def test_an_unknown_form_is_told(tiny, params):
   with pytest.raises(InputError, match="'int4'; known are model, int8"):
-    _convert(tiny, params, form="int4")
+    to_decode(tiny, params, "int4")
