@@ -74,6 +74,7 @@ class DataConfig:
       `patches.Patching`; 0 makes room for pictures up to four times as long as
       they are wide.
     frames: 2 for prompts with videos, for Qwen2.5-VL; they need `windows`.
+    prefix: what every answer begins with, see `loader.Layout`.
   """
 
   demonstrations: str = "digits/train"
@@ -87,6 +88,7 @@ class DataConfig:
   max_pixels: int = 28 * 28 * 1280
   windows: int = 0
   frames: int = 1
+  prefix: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ started again walks through all its stages.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -294,19 +295,20 @@ def make_setting(e: Experiment, mesh: jax.sharding.Mesh) -> Setting:
 def make_layout(e: Experiment) -> Layout:
   """The shapes of prompts, and of pictures where the model sees any."""
   vision, data = e.model.vision, e.data
-  lengths = (data.prompt_tokens, data.completion_tokens)
+  layout = partial(
+    Layout, data.prompt_tokens, data.completion_tokens, prefix=data.prefix
+  )
   if vision is None:
-    return Layout(*lengths, pictures=None, markup=templates.TEXT)
+    return layout(pictures=None, markup=templates.TEXT)
   if isinstance(vision, QwenVisionConfig):
-    pictures = make_patching(e.model, data)
-    return Layout(*lengths, pictures=pictures, markup=templates.QWEN)
+    return layout(pictures=make_patching(e.model, data), markup=templates.QWEN)
   tiles = Tiles(
     max_tiles=data.max_tiles,
     image_size=vision.image_size,
     tokens=(vision.side // e.model.shuffle) ** 2,
     max_pictures=data.max_pictures,
   )
-  return Layout(*lengths, pictures=tiles)
+  return layout(pictures=tiles)
 
 
 def make_patching(model: ModelConfig, data: DataConfig) -> Patching:

@@ -31,6 +31,7 @@ from jaxrl_mm.models.config import ModelConfig
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.rewards.compose import Term
 from jaxrl_mm.rollout import rollout
+from jaxrl_mm.sampling.weights import to_decode
 from jaxrl_mm.train.loop import Setting
 from jaxrl_mm.train.sample import make_sample, read_prompts
 
@@ -119,7 +120,14 @@ def _ask(setting, config, params, reward, source, terms, start, pick):
   )
   key = jax.random.fold_in(jax.random.key(setting.seed), start)
   rolled = rollout(
-    sample, params, batch, key, terms, setting.tokenizer, setting.mesh
+    sample,
+    to_decode(setting.model, params),
+    batch,
+    key,
+    terms,
+    setting.tokenizer,
+    setting.mesh,
+    setting.layout.prefix,
   )
   t = rolled.trajectories
   logp = make_logp(setting, samples)(params, t.prompts, t.tokens, t.mask)
