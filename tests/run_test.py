@@ -37,3 +37,25 @@ def test_a_model_of_text_alone_needs_no_image_tokens():
   )
   assert setting.layout.pictures is None
   assert setting.image_token == -1
+
+
+def test_the_policy_is_evaluated_during_its_stage(monkeypatch):
+  """On one batch of held-out questions, beside the blindness."""
+  asked = []
+
+  def make_evaluator(setting, config, source, terms):
+    asked.append((config.size, config.batch, source, list(terms)))
+    return lambda params: {"answer": params["right"]}
+
+  monkeypatch.setattr(run, "make_evaluator", make_evaluator)
+  probe = run.make_probe(
+    run.Run(
+      DEMO,
+      setting=None,
+      sources=run.Sources("held out", "demonstrations", "prompts"),
+      probe=lambda params: {"blind_same": 0.25},
+      workdir=None,
+    )
+  )
+  assert asked == [(512, 512, "held out", ["answer"])]
+  assert probe({"right": 0.5}) == {"held_out_accuracy": 0.5, "blind_same": 0.25}

@@ -13,23 +13,24 @@ Row = dict[str, float]
 def rows(benchmark: str, model: str, summary: Mapping) -> dict[str, Row]:
   """Name of a model -> name of a number -> percent.
 
-  Ours come first: the mean over the runs, where there are several the votes,
-  where there was a judge what it says. Then the published ones. The columns
-  are those of our metrics, and what papers compute in another way behind them.
+  Ours come first: the mean over the runs, where there are several the votes
+  of some and whether any was right, where there was a judge what it says. Then
+  the published ones. The columns are those of our metrics, and what papers
+  compute in another way behind them.
 
   Args:
     benchmark: its name.
     model: what ours is called.
     summary: of `run.summarize`.
   """
-  samples, interval = summary["samples"], summary["pass@1"]
+  interval = summary["pass@1"]
   spread = {"±": (interval["high"] - interval["low"]) / 2}
   ours = {model: {**summary["metrics"], **spread}}
-  votes = summary.get("maj@k", {}) if samples > 1 else {}
-  for k, found in votes.items():
-    ours[f"{model}, voting@{k}"] = found
-  for k, share in summary["pass@k"].items() if samples > 1 else ():
-    ours[f"{model}, any@{k}"] = {"overall": share}
+  # Of one response each is what stands above.
+  for k, found in summary.get("maj@k", {}).items():
+    ours |= {f"{model}, voting@{k}": found} if k != "1" else {}
+  for k, share in summary["pass@k"].items():
+    ours |= {f"{model}, any@{k}": {"overall": share}} if k != "1" else {}
   if "judge" in summary:
     ours[f"{model}, by the judge"] = summary["judge"]["metrics"]
   percents = {
