@@ -5,6 +5,7 @@ is finished gives back its weights from its checkpoints, so a run that is
 started again walks through all its stages.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -152,7 +153,7 @@ def _policy(r: Run, models: Models) -> Models:
     experiment.rewards(e),
     r.workdir / "policy",
     reward=models.reward,
-    probe=r.probe,
+    probe=make_probe(r),
   )
   return models._replace(policy=trained)
 
@@ -204,6 +205,18 @@ def run(e: Experiment, workdir: Path) -> dict[str, Any]:
   if jax.process_index() == 0:
     print(f"To look at: {report.write(workdir)}")
   return told
+
+
+def make_probe(r: Run) -> Callable[[Params], dict[str, float]]:
+  """What is measured during the policy stage, on one batch of held-out
+  questions: the share answered right, and how many without looking."""
+  config = r.experiment.evaluation
+  small = dataclasses.replace(config, size=config.batch)
+  terms = rules({"answer": 1.0})
+  evaluate = make_evaluator(r.setting, small, r.sources.held_out, terms)
+  return lambda params: (
+    {"held_out_accuracy": evaluate(params)["answer"]} | r.probe(params)
+  )
 
 
 def make_measure(r: Run) -> Callable[[Models], dict[str, float]]:
