@@ -13,14 +13,18 @@ import ml_collections
 from jaxrl_mm import metrics
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.evaluate.accuracy import EvaluationConfig
+from jaxrl_mm.evaluate.judging import JudgingConfig
 from jaxrl_mm.models.config import ModelConfig
 from jaxrl_mm.models.lora import LoraConfig
+from jaxrl_mm.rewards import consistency, hallucination, r1_reward
 from jaxrl_mm.rewards import format as form
-from jaxrl_mm.rewards import hallucination
 from jaxrl_mm.rewards import math as maths
 from jaxrl_mm.rewards.compose import Term
+from jaxrl_mm.rewards.endpoint import Endpoint
+from jaxrl_mm.rewards.judge import InProcess
 from jaxrl_mm.train import assemble, policy
 from jaxrl_mm.train.assemble import AssembleConfig
+from jaxrl_mm.train.difficulty import DifficultyConfig
 from jaxrl_mm.train.loop import LoopConfig
 from jaxrl_mm.train.policy import PolicyConfig
 from jaxrl_mm.train.preference import PreferenceConfig
@@ -70,6 +74,7 @@ class DataConfig:
       `patches.Patching`; 0 makes room for pictures up to four times as long as
       they are wide.
     frames: 2 for prompts with videos, for Qwen2.5-VL; they need `windows`.
+    prefix: what every answer begins with, see `loader.Layout`.
   """
 
   demonstrations: str = "digits/train"
@@ -83,6 +88,7 @@ class DataConfig:
   max_pixels: int = 28 * 28 * 1280
   windows: int = 0
   frames: int = 1
+  prefix: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +102,12 @@ class Experiment:
       the hub; empty starts from random weights.
     lora: adapters beside the weights, or None; a stage whose
       `optimizer.trainable` is ".*/lora_[ab]" trains them alone.
+    difficulty: a teacher labels the prompts; the policy stage then trains on
+      those it found hard.
+    cold_start: on the teacher's right completions.
+    consistency: whom the reward of that name asks; None takes the rule for
+      analyses that say "response 1 is better".
+    judging: measures a judge of two responses, in place of `evaluation`.
   """
 
   model: ModelConfig
@@ -110,8 +122,12 @@ class Experiment:
   sft: SftConfig = SftConfig()
   reward_model: RewardModelConfig = RewardModelConfig()
   preference: PreferenceConfig = PreferenceConfig()
+  difficulty: DifficultyConfig = DifficultyConfig()
+  cold_start: SftConfig = SftConfig()
   policy: PolicyConfig = PolicyConfig()
+  consistency: Endpoint | None = None
   evaluation: EvaluationConfig = EvaluationConfig()
+  judging: JudgingConfig | None = None
 
 
 def to_config(experiment: Experiment) -> ml_collections.ConfigDict:
@@ -180,10 +196,7 @@ def check(e: Experiment, shards: int) -> None:
   for name, count in _counts(e).items():
     if count < 1:
       raise InputError(f"{name} is {count}; it must be at least 1")
-  for name in e.policy.weights:
-    if name not in REWARDS:
-      known = ", ".join(REWARDS)
-      raise InputError(f"config.policy.weights has '{name}'; known are {known}")
+  rewards(e)
   if "assemble" in e.stages:
     assemble.check(e.assemble)
   if "policy" in e.stages:
@@ -224,7 +237,23 @@ def trainings(e: Experiment, stage: str) -> dict[str, tuple[Any, Any]]:
   if stage == "preference":
     rounds = range(1, e.preference.rounds + 1)
     return {f"round_{n}": of(e.preference) for n in rounds}
-  return {"": of(getattr(e, stage))}
+  return {} if stage == "difficulty" else {"": of(getattr(e, stage))}
+
+
+def rewards(e: Experiment) -> dict[str, Term]:
+  """The terms of the policy stage with their weights.
+
+  Raises:
+    InputError: there is no term of that name.
+  """
+  judge = e.consistency or InProcess(consistency.by_rule)
+  known = REWARDS | r1_reward.terms(judge)
+  for name in e.policy.weights:
+    if name not in known:
+      raise InputError(
+        f"config.policy.weights has '{name}'; known are {', '.join(known)}"
+      )
+  return {n: known[n]._replace(weight=w) for n, w in e.policy.weights.items()}
 
 
 def _divisions(
@@ -236,7 +265,7 @@ def _divisions(
   yield "config.evaluation.size", size, "its batch", batch
   yield "config.evaluation.batch", batch, cut, shards
   for name in e.stages:
-    if name in ("sft", "reward_model", "preference"):
+    if name in ("sft", "cold_start", "reward_model", "preference"):
       yield from _batch_divisions(name, getattr(e, name), shards)
     if name in ("reward_model", "preference"):
       c, where = getattr(e, name).collect, f"config.{name}.collect"
@@ -247,6 +276,10 @@ def _divisions(
     for name, part in parts.items():
       if part:
         yield from _batch_divisions(f"assemble.{name}", part, shards)
+  if "difficulty" in e.stages:
+    yield "config.difficulty.batch", e.difficulty.batch, cut, shards
+  if e.judging:
+    yield "config.judging.batch", e.judging.batch, cut, shards
   if "policy" in e.stages:
     p = e.policy
     capacity = p.algorithm.get("capacity", shards)
@@ -286,6 +319,9 @@ def _counts(e: Experiment) -> dict[str, int]:
     "config.reward_model.steps": e.reward_model.steps,
     "config.preference.steps": e.preference.steps,
     "config.preference.rounds": e.preference.rounds,
+    "config.difficulty.questions": e.difficulty.questions,
+    "config.difficulty.attempts": e.difficulty.attempts,
+    "config.cold_start.steps": e.cold_start.steps,
     "config.policy.steps": e.policy.steps,
     "config.policy.samples_every": e.policy.samples_every,
     "config.loop.save_every": e.loop.save_every,

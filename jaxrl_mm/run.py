@@ -5,14 +5,16 @@ is finished gives back its weights from its checkpoints, so a run that is
 started again walks through all its stages.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from jaxrl_mm import experiment, report, sharding, summary, weights
-from jaxrl_mm.data import patches, sources, templates
+from jaxrl_mm.data import comparisons, difficulty, patches, sources, templates
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.images import Tiles
 from jaxrl_mm.data.loader import Layout
@@ -21,18 +23,15 @@ from jaxrl_mm.data.sources import Source
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.evaluate.accuracy import make_evaluator
 from jaxrl_mm.evaluate.blindness import make_blindness
+from jaxrl_mm.evaluate.judging import make_judging
 from jaxrl_mm.experiment import REWARDS, DataConfig, Experiment
 from jaxrl_mm.models.config import ModelConfig, QwenVisionConfig
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.optimizer import make_optimizer, split_trainable
+from jaxrl_mm.rewards import choice
 from jaxrl_mm.rewards.compose import Term
-from jaxrl_mm.train import (
-  assemble,
-  policy,
-  preference,
-  reward_model,
-  sft,
-)
+from jaxrl_mm.train import assemble, policy, preference, reward_model, sft
+from jaxrl_mm.train import difficulty as labelling
 from jaxrl_mm.train.loop import Setting
 
 
@@ -122,17 +121,39 @@ def _preference(r: Run, models: Models) -> Models:
   return models._replace(policy=trained)
 
 
+def _difficulty(r: Run, models: Models) -> Models:
+  config, source = r.experiment.difficulty, r.sources.prompts
+  folder = r.workdir / "difficulty"
+  labelling.run(
+    r.setting, config, models.policy, source, choice.pairwise, folder
+  )
+  return models
+
+
+def _labels(r: Run) -> list[difficulty.Label]:
+  return difficulty.read_labels(r.workdir / "difficulty" / labelling.LABELS)
+
+
+def _cold_start(r: Run, models: Models) -> Models:
+  config, folder = r.experiment.cold_start, r.workdir / "cold_start"
+  source = difficulty.Traced(r.sources.prompts, _labels(r))
+  trained = sft.run(r.setting, config, models.policy, source, folder)
+  return models._replace(policy=trained)
+
+
 def _policy(r: Run, models: Models) -> Models:
-  config = r.experiment.policy
+  e, source = r.experiment, r.sources.prompts
+  if "difficulty" in e.stages:
+    source = difficulty.hard(source, _labels(r))
   trained = policy.run(
     r.setting,
-    config,
+    e.policy,
     models.policy,
-    r.sources.prompts,
-    rules(config.weights),
+    source,
+    experiment.rewards(e),
     r.workdir / "policy",
     reward=models.reward,
-    probe=r.probe,
+    probe=make_probe(r),
   )
   return models._replace(policy=trained)
 
@@ -140,6 +161,8 @@ def _policy(r: Run, models: Models) -> Models:
 STAGES: dict[str, Stage] = {
   "assemble": _assemble,
   "sft": _sft,
+  "difficulty": _difficulty,
+  "cold_start": _cold_start,
   "reward_model": _reward_model,
   "preference": _preference,
   "policy": _policy,
@@ -184,9 +207,24 @@ def run(e: Experiment, workdir: Path) -> dict[str, Any]:
   return told
 
 
+def make_probe(r: Run) -> Callable[[Params], dict[str, float]]:
+  """What is measured during the policy stage, on one batch of held-out
+  questions: the share answered right, and how many without looking."""
+  config = r.experiment.evaluation
+  small = dataclasses.replace(config, size=config.batch)
+  terms = rules({"answer": 1.0})
+  evaluate = make_evaluator(r.setting, small, r.sources.held_out, terms)
+  return lambda params: (
+    {"held_out_accuracy": evaluate(params)["answer"]} | r.probe(params)
+  )
+
+
 def make_measure(r: Run) -> Callable[[Models], dict[str, float]]:
   """A function that measures the models after a stage on held-out questions."""
   e = r.experiment
+  if e.judging:
+    judge = make_judging(r.setting, e.judging, r.sources.held_out)
+    return lambda models: judge(models.policy)
   evaluate = make_evaluator(
     r.setting, e.evaluation, r.sources.held_out, known(r.sources.held_out)
   )
@@ -215,6 +253,11 @@ def check_stages(e: Experiment) -> None:
     if name not in STAGES:
       known = ", ".join(STAGES)
       raise InputError(f"config.stages has '{name}'; known are {known}")
+  if "cold_start" in e.stages and "difficulty" not in e.stages:
+    raise InputError(
+      "config.stages has 'cold_start' and not 'difficulty', which finds what "
+      "it learns from; add it"
+    )
 
 
 def check_facts(e: Experiment, prompts: Source) -> None:
@@ -242,7 +285,8 @@ def check_optimizers(e: Experiment, params: Params) -> None:
 def make_setting(e: Experiment, mesh: jax.sharding.Mesh) -> Setting:
   """Tokenizer, shapes and mesh, checked against the model."""
   folder = e.data.tokenizer or e.pretrained
-  texts = sources.digits_texts()
+  pairs = e.data.prompts.startswith(comparisons.DIGIT_PAIRS)
+  texts = comparisons.digit_pair_texts() if pairs else sources.digits_texts()
   tokenizer = tok.load(folder) if folder else tok.build(texts)
   if len(tokenizer) > e.model.decoder.vocab:
     raise InputError(
@@ -264,19 +308,20 @@ def make_setting(e: Experiment, mesh: jax.sharding.Mesh) -> Setting:
 def make_layout(e: Experiment) -> Layout:
   """The shapes of prompts, and of pictures where the model sees any."""
   vision, data = e.model.vision, e.data
-  lengths = (data.prompt_tokens, data.completion_tokens)
+  layout = partial(
+    Layout, data.prompt_tokens, data.completion_tokens, prefix=data.prefix
+  )
   if vision is None:
-    return Layout(*lengths, pictures=None, markup=templates.TEXT)
+    return layout(pictures=None, markup=templates.TEXT)
   if isinstance(vision, QwenVisionConfig):
-    pictures = make_patching(e.model, data)
-    return Layout(*lengths, pictures=pictures, markup=templates.QWEN)
+    return layout(pictures=make_patching(e.model, data), markup=templates.QWEN)
   tiles = Tiles(
     max_tiles=data.max_tiles,
     image_size=vision.image_size,
     tokens=(vision.side // e.model.shuffle) ** 2,
     max_pictures=data.max_pictures,
   )
-  return Layout(*lengths, pictures=tiles)
+  return layout(pictures=tiles)
 
 
 def make_patching(model: ModelConfig, data: DataConfig) -> Patching:
@@ -316,23 +361,32 @@ def open_sources(e: Experiment) -> Sources:
   demonstrations; held-out questions are the same for every seed.
   """
   endless = 1 << 30
-  held_out = sources.open_source(
-    e.evaluation.source, size=e.evaluation.size, seed=0
-  )
-  demonstrations = sources.open_source(
+  demonstrations = comparisons.open_source(
     e.data.demonstrations,
     size=endless,
     seed=2 * e.seed,
     labelled=e.data.labelled,
   )
-  prompts = sources.open_source(
+  prompts = comparisons.open_source(
     e.data.prompts, size=endless, seed=2 * e.seed + 1
+  )
+  if "sft" in e.stages:
+    sources.check_demonstrations(demonstrations)
+  return Sources(_open_held_out(e), demonstrations, prompts)
+
+
+def _open_held_out(e: Experiment) -> Source:
+  """The same for every seed."""
+  if e.judging:
+    return comparisons.open_source(
+      e.judging.source, size=e.judging.pairs, seed=0, both_orders=True
+    )
+  held_out = sources.open_source(
+    e.evaluation.source, size=e.evaluation.size, seed=0
   )
   if len(held_out) < e.evaluation.size:
     raise InputError(
       f"config.evaluation.size is {e.evaluation.size} and "
       f"{e.evaluation.source} has {len(held_out)} records"
     )
-  if "sft" in e.stages:
-    sources.check_demonstrations(demonstrations)
-  return Sources(held_out, demonstrations, prompts)
+  return held_out

@@ -13,7 +13,13 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+  AbstractMesh,
+  AxisType,
+  Mesh,
+  NamedSharding,
+  PartitionSpec,
+)
 from jaxtyping import Array
 
 from jaxrl_mm import pytree
@@ -132,7 +138,7 @@ def rows(mesh: Mesh) -> NamedSharding:
 
 
 def by_table(
-  mesh: Mesh,
+  mesh: Mesh | AbstractMesh,
   params: Any,
   table: Sequence[tuple[str, tuple[str | None, ...]]],
   rules: Rules = RULES,
@@ -188,6 +194,19 @@ def to_host(tree: Any) -> Any:
     return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
 
   return jax.tree.map(local, tree)
+
+
+def to_every_host(x: Array) -> np.ndarray:
+  """All rows of a global array, on every process."""
+  if x.is_fully_addressable:
+    return np.asarray(x)
+  return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+
+
+def wait_for_all(name: str) -> None:
+  """Returns when every process has come here."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
 
 
 def sum_over_processes(x: float) -> float:

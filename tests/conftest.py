@@ -107,9 +107,9 @@ def right_padded():
     roll = lambda x: jnp.stack(
       [jnp.roll(row, m.sum(), 0) for row, m in zip(x, prompts.mask)]
     )
-    return prompts._replace(
-      tokens=roll(prompts.tokens), mask=roll(prompts.mask)
-    )
+    names = "tokens", "mask", "positions"
+    per_token = {n: getattr(prompts, n) for n in names}
+    return prompts._replace(**jax.tree.map(roll, per_token))
 
   return turn
 

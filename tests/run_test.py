@@ -126,3 +126,25 @@ def test_a_published_qwen_trains_by_config_alone(
   ]
   assert all(np.isfinite(m["loss"]) for m in metrics)
   assert metrics[1]["sampler_gap"] < 1e-4
+
+
+def test_the_policy_is_evaluated_during_its_stage(monkeypatch):
+  """On one batch of held-out questions, beside the blindness."""
+  asked = []
+
+  def make_evaluator(setting, config, source, terms):
+    asked.append((config.size, config.batch, source, list(terms)))
+    return lambda params: {"answer": params["right"]}
+
+  monkeypatch.setattr(run, "make_evaluator", make_evaluator)
+  probe = run.make_probe(
+    run.Run(
+      DEMO,
+      setting=None,
+      sources=run.Sources("held out", "demonstrations", "prompts"),
+      probe=lambda params: {"blind_same": 0.25},
+      workdir=None,
+    )
+  )
+  assert asked == [(512, 512, "held out", ["answer"])]
+  assert probe({"right": 0.5}) == {"held_out_accuracy": 0.5, "blind_same": 0.25}

@@ -73,7 +73,11 @@ def write(path: Path, records: Sequence[Record]) -> None:
 
 def read(path: Path) -> list[Record]:
   """All records of a file."""
-  return [Record(**json.loads(line)) for line in path.open()]
+  as_tuples = lambda fields: {
+    k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
+  }
+  with path.open() as file:
+    return [Record(**as_tuples(json.loads(line))) for line in file]
 
 
 def encode(

@@ -2,6 +2,7 @@
 that a file already holds."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -96,7 +97,8 @@ class Digits:
     chosen = rng.integers(len(self._labels), size=count)
     grey = np.concatenate(list(self._scans[chosen]), axis=1)
     digits = [int(d) for d in self._labels[chosen]]
-    question, thought, answer = _ask(kind, digits, rng)
+    question = _ask(kind, digits, rng)
+    thought, answer = solve(question, digits)
     return Example(
       name=f"digits/{self._split}/{index}",
       pictures=(np.repeat(grey[:, :, None], 3, axis=2),),
@@ -108,17 +110,23 @@ class Digits:
 
 
 def _ask(kind, digits, rng):
-  """A question, the reasoning that answers it, and the answer."""
-  seen = ",".join(map(str, digits))
-  if kind == 0:
-    thought = "+".join(map(str, digits)) + f"={sum(digits)}"
-    return _QUESTIONS[0], thought, str(sum(digits))
-  if kind == 1:
-    return _QUESTIONS[1], seen, str(max(digits))
+  if kind < 2:
+    return _QUESTIONS[kind]
   # Half of the time one that is there, or "0" would be a good blind guess.
   asked = int(rng.choice(digits) if rng.random() < 0.5 else rng.integers(10))
-  question = _QUESTIONS[2].format(_NAMES[asked])
-  return question, seen, str(digits.count(asked))
+  return _QUESTIONS[2].format(_NAMES[asked])
+
+
+def solve(question: str, digits: Sequence[int]) -> tuple[str, str]:
+  """The reasoning that answers a question about digits, and the answer."""
+  seen = ",".join(map(str, digits))
+  if question == _QUESTIONS[0]:
+    total = str(sum(digits))
+    return "+".join(map(str, digits)) + f"={total}", total
+  if question == _QUESTIONS[1]:
+    return seen, str(max(digits))
+  counts = {_QUESTIONS[2].format(_NAMES[d]): digits.count(d) for d in range(10)}
+  return seen, str(counts[question])
 
 
 def _balanced(pool, target, count, seed):
@@ -143,10 +151,16 @@ class JsonLines:
 
   `image` is a path relative to the file, or a list of them; a record without
   it is text alone. The whole file is checked when it is opened, so that a bad
-  record stops a run before it starts.
+  record stops a run before it starts. Records of the form that R1-Reward
+  publishes, `{"message", "answer"}`, are read as what they mean.
+
+  Args:
+    path: of the file.
+    fields: what every record must have.
   """
 
-  def __init__(self, path: str):
+  def __init__(self, path: str, fields: Sequence[str] = ("question", "answer")):
+    self._fields = fields
     self._folder = Path(path).parent
     try:
       text = Path(path).read_text(encoding="utf-8")
@@ -167,7 +181,9 @@ class JsonLines:
       raise InputError(f"{where}: not JSON ({error})") from error
     if not isinstance(record, dict):
       raise InputError(f"{where}: the record is no object in braces")
-    for key in ("image", "question", "answer"):
+    if "message" in record:
+      record = _from_message(where, record)
+    for key in ("image", *self._fields):
       value = record.get(key, "" if key != "image" else "none needed")
       if value is None or not str(value).strip():
         raise InputError(f"{where}: the record has no '{key}'")
@@ -184,21 +200,48 @@ class JsonLines:
   def __len__(self) -> int:
     return len(self._records)
 
+  def records(self) -> list[tuple[str, dict]]:
+    """The name of each record, and the record."""
+    return self._records
+
   def undemonstrated(self) -> str | None:
     """The first record without a demonstration, if there is one."""
     bare = (w for w, r in self._records if not r.get("demonstration"))
     return next(bare, None)
 
+  def pictures(self, index: int) -> tuple[np.ndarray, ...]:
+    """The pictures of a record."""
+    where, record = self._records[index]
+    return tuple(read_picture(p, where) for p in self._images(record))
+
   def __getitem__(self, index: int) -> Example:
     where, record = self._records[index]
     return Example(
       name=where,
-      pictures=tuple(read_picture(p, where) for p in self._images(record)),
+      pictures=self.pictures(index),
       question=str(record["question"]),
       answer=str(record["answer"]),
       demonstration=str(record.get("demonstration") or ""),
       facts=str(record.get("facts") or ""),
     )
+
+
+def _from_message(where, record):
+  """One user turn of a text and an image, and a list of right answers."""
+  try:
+    parts = json.loads(record["message"])[0]["content"]
+    values = {part["type"]: part[part["type"]] for part in parts}
+    (answer,) = record["answer"]
+  except (TypeError, LookupError, ValueError) as error:
+    raise InputError(
+      f"{where}: 'message' has to be JSON of one user turn with a text and an "
+      f"image, and 'answer' a list of one text ({error!r})"
+    ) from error
+  return {
+    "image": values.get("image"),
+    "question": values.get("text"),
+    "answer": re.sub("</?answer>", "", answer),
+  }
 
 
 def read_picture(path: Path, where: str) -> np.ndarray:
@@ -304,10 +347,16 @@ def open_source(
   family, _, split = name.partition("/")
   if family not in ("digits", "sums"):
     return JsonLines(name)
+  check_split(name)
+  if family == "sums":
+    return Sums(split, size=size, seed=seed)
+  return Digits(split, size=size, seed=seed, labelled=labelled)
+
+
+def check_split(name: str) -> None:
+  """Raises InputError if `name` does not end in a split."""
+  family, _, split = name.partition("/")
   if split not in ("train", *DIGITS_HELD_OUT):
     raise InputError(
       f"there is no '{name}'; the {family} have train, validation and test"
     )
-  if family == "sums":
-    return Sums(split, size=size, seed=seed)
-  return Digits(split, size=size, seed=seed, labelled=labelled)

@@ -14,6 +14,7 @@ from jaxrl_mm.rewards import format as form
 from jaxrl_mm.rewards.judge import Judge
 
 _CONCLUSION_LINES = 3
+_BETTER = re.compile(r"response (\d) is better")
 _PROMPT = """\
 You check whether two statements about a comparison of two responses agree. \
 Be strict.
@@ -86,3 +87,21 @@ def verdict_of(reply: str) -> int:
   if "0" in reply:
     return -1
   return 1 if "1" in reply else 0
+
+
+def by_rule(prompts: Sequence[str]) -> list[str]:
+  """A judge without a model, for analyses that say "response 1 is better".
+
+  Args:
+    prompts: [B] what `prompt` gave.
+
+  Returns:
+    [B] "1" where the analysis prefers the response of the verdict and no
+    other, else "0".
+  """
+  replies = []
+  for text in prompts:
+    analysis, _, verdict = text.rpartition("Statement 2")
+    said, meant = (set(_BETTER.findall(part)) for part in (analysis, verdict))
+    replies.append("1" if said == meant and len(said) == 1 else "0")
+  return replies

@@ -1,0 +1,75 @@
+"""How hard questions were for a teacher, and the sources that follow from it.
+
+The data of R1-Reward (https://arxiv.org/abs/2505.02835, section 4.3): a teacher
+tries each question up to three times. Its right answers are imitated; what it
+found hard is trained on.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxrl_mm.data.sources import Example, Source, Subset
+from jaxrl_mm.errors import InputError
+
+
+class Label(NamedTuple):
+  """One line of the file of labels.
+
+  Attributes:
+    number: of the question in its source.
+    name: of the question, for people.
+    attempts: tries up to the first right one; all, where none was right.
+    right: whether one was.
+    trace: the right completion; empty where there is none.
+  """
+
+  number: int
+  name: str
+  attempts: int
+  right: bool
+  trace: str
+
+
+def read_labels(path: Path) -> list[Label]:
+  """The labels so far; a line cut short by a kill is left out."""
+  if not path.exists():
+    return []
+  *whole, _ = path.read_text(encoding="utf-8").split("\n")
+  return [Label(**json.loads(line)) for line in whole]
+
+
+class Traced:
+  """Questions with the teacher's right completions to imitate."""
+
+  def __init__(self, source: Source, labels: Sequence[Label]):
+    self._source = source
+    self._labels = [label for label in labels if label.right]
+    if not self._labels:
+      raise InputError(
+        f"the teacher was right on none of {len(labels)} questions; take a "
+        "better teacher or easier questions"
+      )
+
+  def __len__(self) -> int:
+    return len(self._labels)
+
+  def __getitem__(self, index: int) -> Example:
+    label = self._labels[index]
+    return self._source[label.number]._replace(demonstration=label.trace)
+
+
+def hard(source: Source, labels: Sequence[Label], fewest: int = 2) -> Subset:
+  """The questions that took `fewest` attempts or more, or were never solved."""
+  chosen = [
+    label.number
+    for label in labels
+    if label.attempts >= fewest or not label.right
+  ]
+  if not chosen:
+    raise InputError(
+      f"all of {len(labels)} questions were solved in fewer than {fewest} "
+      "attempts; label more of them or harder ones"
+    )
+  return Subset(source, chosen)
