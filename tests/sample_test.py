@@ -120,9 +120,9 @@ def test_characters_are_written_when_they_are_whole():
 
 def test_a_row_ends_behind_the_first_end():
   stop = sample.make_stop({7, 9})
-  assert stop(np.array([1, 9, 2, 7])) == 2
-  assert stop(np.array([1, 2])) is None
-  assert sample.make_stop(set())(np.array([1, 2])) is None
+  assert stop(np.array([1, 9, 2, 7]), 0) == 2
+  assert stop(np.array([1, 2]), 0) is None
+  assert sample.make_stop(set())(np.array([1, 2]), 0) is None
 
 
 def test_what_cannot_be_answered_is_one_sentence(
