@@ -3,6 +3,14 @@
 README.md says how the folder `smollm2` is made of a package; then
 
   python -m jaxrl_mm.main --config=configs/smollm2_sums.py --workdir=runs/sums
+
+Asked for the number between <answer> and </answer>, the published model never
+writes the tags (0 of 32 greedy answers, 1 of 128 drawn ones), so nothing could
+be rewarded. A short cold start shows it the form; GRPO is then paid for the
+number alone. Only adapters are trained, which saves a third of the arithmetic
+of an update, and the layers keep what the backward pass needs: a batch of 2,000
+tokens is small. `summary.json` has the accuracy on 128 held-out sums after each
+stage.
 """
 
 import dataclasses
@@ -37,7 +45,7 @@ def get_config():
       ),
       loop=LoopConfig(save_every=5),
       sft=SftConfig(
-        steps=20,
+        steps=12,
         batch=16,
         micro_batch=16,
         optimizer=OptimizerConfig(
