@@ -5,6 +5,7 @@ import pytest
 
 from jaxrl_mm import sharding
 from jaxrl_mm.models import vlm
+from jaxrl_mm.models.attention import Causal
 from jaxrl_mm.models.param_axes import param_shardings
 from jaxrl_mm.sampling.decode import Sampling
 from jaxrl_mm.sampling.generate import generate
@@ -133,7 +134,7 @@ def test_greedy_decoding_equals_the_argmax_of_the_plain_forward(
     x = jnp.concatenate([x, words], axis=1)
     valid = jnp.concatenate([prompts.mask, mask], axis=1)
     where = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
-    hidden, _ = vlm.run_decoder(tiny, params, x, where, vlm.causal(valid))
+    hidden, _ = vlm.run_decoder(tiny, params, x, where, Causal(valid))
     return jnp.argmax(hidden @ vlm.head(params).T, axis=-1)
 
   for sample in range(SAMPLES):
