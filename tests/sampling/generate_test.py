@@ -181,6 +181,27 @@ def test_the_picture_matters(draw, drawn, params):
   assert (got.tokens != drawn.tokens).any(axis=1).all()
 
 
+def test_several_pictures_of_a_prompt(draw, score, params):
+  """Two tiles with four tokens each, words between and behind them."""
+  rng = np.random.default_rng(1)
+  tokens = rng.integers(1, END, size=(PROMPTS, 12))
+  tokens[:, [*range(1, 5), *range(7, 11)]] = IMAGE
+  prompts = Prompts(
+    tokens=jnp.asarray(tokens),
+    mask=jnp.ones(tokens.shape, bool),
+    images=jnp.asarray(rng.integers(256, size=(4, 2, 8, 8, 3)), jnp.uint8),
+    group=jnp.arange(PROMPTS),
+  )
+  drawn = draw(params, prompts, temperature=0.7)
+  expected = score(params, prompts, drawn, 0.7)
+  np.testing.assert_allclose(
+    drawn.logp, np.where(drawn.mask, expected, 0), atol=1e-5
+  )
+  second = prompts.images.at[:, 1].set(255 - prompts.images[:, 1])
+  other = draw(params, prompts._replace(images=second), temperature=0.7)
+  assert (other.tokens != drawn.tokens).any(axis=1).mean() > 0.5
+
+
 def test_the_key_decides(draw, drawn, params):
   again = draw(params, _prompts(), temperature=0.7)
   np.testing.assert_array_equal(again.tokens, drawn.tokens)
