@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -12,7 +12,7 @@ from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.sources import Example, Source
 from jaxrl_mm.data.tokenizer import Tokenizer
 from jaxrl_mm.errors import InputError
-from jaxrl_mm.structs import Demonstrations, Prompts
+from jaxrl_mm.structs import Demonstrations, Pairs, Prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +35,15 @@ class Layout:
   prefix: str = ""
 
 
-class Batch(NamedTuple):
-  """Numpy rows for the device beside the strings that stay on the host."""
+# Of one example, or with a leading axis of many.
+Row = Prompts | Demonstrations | Pairs
 
-  arrays: Prompts | Demonstrations
-  examples: list[Example]
+
+class Batch(NamedTuple):
+  """Numpy rows for the device beside what they are of, which stays behind."""
+
+  arrays: Row
+  examples: list[Any]
 
 
 def encode_prompt(
@@ -114,10 +118,10 @@ def encode_demonstration(
   )
 
 
-def stack(rows: Sequence[tuple[Prompts | Demonstrations, Example]]) -> Batch:
+def stack(rows: Sequence[tuple[Row, Any]]) -> Batch:
   """Rows to one batch with a leading axis."""
   arrays = [row for row, _ in rows]
-  return Batch(_stack(arrays), [example for _, example in rows])
+  return Batch(_stack(arrays), [of for _, of in rows])
 
 
 def _stack(rows):

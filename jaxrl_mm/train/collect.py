@@ -159,11 +159,12 @@ def _pick(
 ) -> tuple[int, int]:
   """Rows of the two completions; see `collect`."""
   if pick == "first":
-    return chosen[0], rejected[0]
+    return int(chosen[0]), int(rejected[0])
   best, worst = np.argmax, np.argmin
   if pick == "closest":
     best, worst = worst, best
-  return chosen[best(scores[chosen])], rejected[worst(scores[rejected])]
+  two = chosen[best(scores[chosen])], rejected[worst(scores[rejected])]
+  return int(two[0]), int(two[1])
 
 
 def _record(tokenizer, question, two, tokens, mask, scores, logp) -> Record:

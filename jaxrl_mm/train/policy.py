@@ -102,7 +102,7 @@ class PolicyConfig:
     pool: questions asked before training, of which those are kept whose
       answers the rules do not all find equal; 0 keeps every question.
     samples_every: steps between entries in samples.jsonl.
-    probe_every: steps between measurements that need extra answers; 0 for
+    probe_every: steps between small evaluations on held-out questions; 0 for
       none.
     optimizer: see `OptimizerConfig`.
   """
