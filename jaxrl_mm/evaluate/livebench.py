@@ -181,7 +181,9 @@ _CODING = ("LCB_generation", "coding_completion")
 
 # ---------------------------------------------------------- the benchmark
 def read(folder: Path) -> list[Item]:
-  """A folder of `question.jsonl` files, or parquet, of one release.
+  """A folder with the published ones of some categories in it.
+
+  A file holds several releases; scores of different ones do not compare.
 
   Raises:
     InputError: a task has no grader here; or coding tasks and no sandbox.
@@ -286,5 +288,5 @@ LIVEBENCH = Benchmark(
   metric,
   "https://arxiv.org/abs/2406.19314",
   hub="livebench/<category>",
-  files=("**/*",),
+  files=("**/test*",),
 )
