@@ -52,8 +52,7 @@ class Endpoint:
       except openai.OpenAIError as error:
         raise JudgeDown(
           f"the judge at {self.base_url} failed after {self.retries} retries "
-          f"({type(error).__name__}: {error}); the step has no consistency "
-          "reward"
+          f"({type(error).__name__}: {error}); see that it runs"
         ) from error
 
   def _ask_all(

@@ -118,7 +118,8 @@ def number(text: str, *, bare: bool = False) -> float | None:
   """
   if len(text) > _LONGEST:
     return None
-  match = _VALUE.fullmatch(plain(text).strip(" .,;:*"))
+  text = plain(text).lstrip(" ,;:*").rstrip(" .,;:*")
+  match = _VALUE.fullmatch(text)
   if match is None or (bare and match["unit"] not in (None, "%")):
     return None
   try:
