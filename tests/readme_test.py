@@ -6,6 +6,7 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from jaxrl_mm import algorithms
+from jaxrl_mm.data import sets
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -41,3 +42,10 @@ def test_table_names_every_algorithm():
     is algorithms.Algorithm
   }
   assert set(named) == makers and len(named) == 12
+
+
+def test_table_names_every_data_set():
+  named = re.findall(
+    r"^\| `([\w-]+)` \|", section("Published data sets"), re.MULTILINE
+  )
+  assert named == list(sets.SETS)
