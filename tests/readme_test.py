@@ -6,6 +6,7 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from jaxrl_mm import algorithms
+from jaxrl_mm.data import sets
 from jaxrl_mm.evaluate import __main__ as evaluation
 from jaxrl_mm.evaluate.benchmarks import BENCHMARKS
 
@@ -62,3 +63,10 @@ def test_commands_are_understood():
     args = evaluation.parse(command.split())
     evaluation.check(args)
     assert set(args.benchmark) <= BENCHMARKS.keys()
+
+
+def test_table_names_every_data_set():
+  named = re.findall(
+    r"^\| `([\w-]+)` \|", section("Published data sets"), re.MULTILINE
+  )
+  assert named == list(sets.SETS)
