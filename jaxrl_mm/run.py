@@ -214,7 +214,7 @@ def run(e: Experiment, workdir: Path) -> dict[str, Any]:
     for name in e.stages:
       models = STAGES[name](r, models)
       if name not in told["stages"]:
-        held = measure(models)
+        held = measure(name, models)
         told["stages"][name] = summary.describe_stage(workdir / name, held)
         summary.write(workdir, told)
   summary.show(told, workdir)
@@ -237,23 +237,24 @@ def make_probe(r: Run) -> Callable[[Params], dict[str, float]]:
   )
 
 
-def make_measure(r: Run) -> Callable[[Models], dict[str, float]]:
-  """A function that measures the models after a stage on held-out questions."""
+def make_measure(r: Run) -> Callable[[str, Models], dict[str, float]]:
+  """A function that measures the models after a stage on held-out questions;
+  the reward model once, after its own."""
   e = r.experiment
   if e.judging:
     judge = make_judging(r.setting, e.judging, r.sources.held_out)
-    return lambda models: judge(models.policy)
+    return lambda stage, models: judge(models.policy)
   evaluate = make_evaluator(
     r.setting, e.evaluation, r.sources.held_out, known(r.sources.held_out)
   )
 
-  def measure(models: Models) -> dict[str, float]:
+  def measure(stage: str, models: Models) -> dict[str, float]:
     held = evaluate(models.policy)
     found = {"accuracy": held.pop("answer")} | held | r.probe(models.policy)
-    if models.reward is not None:
+    if stage == "reward_model":
       found["pair_accuracy"] = reward_model.pair_accuracy(
         r.setting,
-        e.reward_model.collect,
+        e.reward_model,
         models.policy,
         models.reward,
         r.sources.held_out,

@@ -26,7 +26,7 @@ from jaxrl_mm.data import loader, pairs
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.pairs import Given, Record
 from jaxrl_mm.data.sources import Source
-from jaxrl_mm.metrics import write_text
+from jaxrl_mm.metrics import keep_until, write_text
 from jaxrl_mm.models import vlm
 from jaxrl_mm.models.config import ModelConfig
 from jaxrl_mm.models.vlm import Params
@@ -34,7 +34,7 @@ from jaxrl_mm.rewards.compose import Term
 from jaxrl_mm.rollout import rollout
 from jaxrl_mm.sampling.weights import to_decode
 from jaxrl_mm.train.loop import Setting
-from jaxrl_mm.train.sample import make_sample, read_prompts
+from jaxrl_mm.train.sample import make_sample, read_prompts, write_samples
 from jaxrl_mm.train.step import flatten_pairs
 
 Pick = Literal["widest", "closest", "first"]
@@ -67,6 +67,7 @@ def collect(
   path: Path,
   *,
   first: int,
+  step: int,
   pick: Pick = "widest",
 ) -> tuple[list[Record], dict[str, float]]:
   """Asks, pairs and writes a file; or reads it, if it is whole.
@@ -81,6 +82,7 @@ def collect(
       told; none for pairs that are given.
     path: of the file, without its ending; every process writes its own.
     first: number of the first question.
+    step: of the stage; the first answers stand under it in samples.jsonl.
     pick: of several right and wrong answers, the two whose scores are
       farthest apart the right way, or those hardest to tell apart, or the
       first of each, which favours nothing.
@@ -93,8 +95,9 @@ def collect(
     records, means = [], []
     make = _take if isinstance(source, Given) else _ask
     for start in range(first, first + config.prompts, config.prompts_per_step):
+      shown = (path.parent, step) if start == first else None
       some, terms_of = make(
-        setting, config, params, reward, source, terms, start, pick
+        setting, config, params, reward, source, terms, start, pick, shown
       )
       records += some
       means.append(terms_of)
@@ -114,8 +117,11 @@ def _part(path, process):
   return path.with_suffix(f".{process}.jsonl")
 
 
-def _ask(setting, config, params, reward, source, terms, start, pick):
-  """Pairs of one batch of questions, and the means of the terms."""
+def _ask(setting, config, params, reward, source, terms, start, pick, shown):
+  """Pairs of one batch of questions, and the means of the terms.
+
+  The first two groups are written to the folder and step in `shown`.
+  """
   batch = read_prompts(setting, source, start, config.prompts_per_step)
   samples = config.samples_per_prompt
   sample = make_sample(
@@ -150,13 +156,15 @@ def _ask(setting, config, params, reward, source, terms, start, pick):
     if len(chosen) and len(rejected):
       two = _pick(scores, chosen, rejected, pick)
       records.append(_record(setting.tokenizer, int(question), two, *drawn))
+  if shown:
+    _write_samples(setting, *shown, rolled.trajectories, scores, 2 * samples)
   means = {n: float(x.mean()) for n, x in rolled.scores.terms.items()}
   return records, means
 
 
-def _take(setting, config, params, reward, source, terms, start, pick):
+def _take(setting, config, params, reward, source, terms, start, pick, shown):
   """A batch of the pairs that are given; behind the last comes the first."""
-  del terms, pick
+  del terms, pick, shown
   numbers = range(start, start + config.prompts_per_step)[
     jax.process_index() :: jax.process_count()
   ]
@@ -182,6 +190,17 @@ def _take(setting, config, params, reward, source, terms, start, pick):
     for pair, score, logp in zip(taken, *told)
   ]
   return records, {}
+
+
+def _write_samples(setting, folder, step, trajectories, scores, count):
+  """With the learned score as one more term."""
+  t = sharding.to_host(trajectories)
+  t = t._replace(terms=t.terms | {"score": scores})
+  few = jax.tree.map(lambda x: x[:count], t)
+  if jax.process_index() == 0:
+    folder.mkdir(parents=True, exist_ok=True)
+    keep_until(folder / "samples.jsonl", step - 1)
+  write_samples(setting, folder, step, few, np.zeros(count, bool))
 
 
 def _pick(

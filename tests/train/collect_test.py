@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl_mm import run, sharding
+from jaxrl_mm import metrics, run, sharding
 from jaxrl_mm.data import comparisons, sets, sources
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.pairs import Given
@@ -66,7 +66,15 @@ def test_pairs_are_collected_once(monkeypatch, tmp_path):
   monkeypatch.setattr(collect, "make_logp", lambda *_: logp)
   terms = {name: REWARDS[name] for name in ("answer", "hallucination")}
   again = lambda: collect.collect(
-    setting, CONFIG, {}, None, source, terms, tmp_path / "pairs_1", first=8
+    setting,
+    CONFIG,
+    {},
+    None,
+    source,
+    terms,
+    tmp_path / "pairs_1",
+    first=8,
+    step=5,
   )
   with jax.set_mesh(mesh):
     records, told = again()
@@ -80,6 +88,12 @@ def test_pairs_are_collected_once(monkeypatch, tmp_path):
     assert list(record.reference_logp) == lengths
   assert told["answer"] == pytest.approx((12 * 2 + 4 * 3) / 48)
   assert 0 < told["hallucination"] < 1 / 3
+  samples = metrics.read_lines(tmp_path / "samples.jsonl")
+  assert [s["step"] for s in samples] == 6 * [5]
+  assert [s["group"] for s in samples] == 3 * [8] + 3 * [9]
+  assert ["image" in s for s in samples] == 2 * [True, False, False]
+  assert [s["terms"]["answer"] for s in samples] == [1, 1, 1, 1, 0, 1]
+  assert all(s["terms"]["score"] == 0 for s in samples)
 
 
 def test_pairs_that_are_given_are_scored_and_nobody_is_asked(
