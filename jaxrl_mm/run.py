@@ -194,8 +194,12 @@ def run(e: Experiment, workdir: Path) -> dict[str, Any]:
     for name in e.stages:
       models = STAGES[name](r, models)
       if name not in told["stages"]:
-        held = measure(models)
-        told["stages"][name] = summary.describe_stage(workdir / name, held)
+        found = (
+          difficulty.shares(_labels(r))
+          if name == "difficulty"
+          else (measure(models))
+        )
+        told["stages"][name] = summary.describe_stage(workdir / name, found)
         summary.write(workdir, told)
   summary.show(told, workdir)
   if jax.process_index() == 0:

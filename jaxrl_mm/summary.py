@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -49,38 +50,44 @@ def describe_stage(folder: Path, held_out: dict[str, float]) -> dict[str, Any]:
   }
 
 
-# Columns of the table, in percent: heading and name in the summary. Short, for
-# a terminal has 80 columns.
-_COLUMNS = {
-  "right": "accuracy",
-  "form": "format",
-  "false": "hallucination",
-  "blind": "blind_same",
-  "pairs": "pair_accuracy",
-  "used": "effective",
-  "fresh": "effective_without_buffer",
-}
-_LEGEND = """\
-right: accuracy; form: answers in the right form; false: digits the reasoning
-names that are not there; blind: answers that stay when the picture is black;
-pairs: where the reward model puts the right answer first; used: rows that teach
-something, fresh: what that would be without the buffer.
-"""
+# Columns of the table: heading, name in the summary and what it means. Short,
+# for a terminal has 80 columns; what no stage has is left out.
+_COLUMNS = (
+  ("right", "accuracy", "accuracy"),
+  ("form", "format", "answers in the right form"),
+  ("vote 5", "voting@5", ""),
+  ("vote 15", "voting@15", "what most of so many samples say"),
+  ("any 5", "any@5", ""),
+  ("any 15", "any@15", "one of so many is right"),
+  ("agree", "agreement", "pairs with one choice in both orders"),
+  ("first", "first", "choices of response 1 (half is fair)"),
+  ("led", "reasoned", "analyses that lead to the choice"),
+  ("false", "hallucination", "digits named that are not there"),
+  ("blind", "blind_same", "answers that stay when the picture is black"),
+  ("pairs", "pair_accuracy", "pairs the reward model puts in order"),
+  ("used", "effective", "rows that teach something"),
+  ("fresh", "effective_without_buffer", "the same without the buffer"),
+)
 
 
 def show(summary: dict[str, Any], workdir: Path) -> None:
   """The table at the end of a run, and where to look next."""
   percent = lambda x: "" if x is None else f"{100 * x:.1f}"
+  stages = summary["stages"]
+  has = lambda key: any(t.get(key) is not None for t in stages.values())
+  columns = [column for column in _COLUMNS if has(column[1])]
   rows = [
     {"stage": name}
-    | {title: percent(told.get(key)) for title, key in _COLUMNS.items()}
+    | {title: percent(told.get(key)) for title, key, _ in columns}
     | {"steps": str(told.get("steps", ""))}
-    for name, told in summary["stages"].items()
+    for name, told in stages.items()
   ]
   metrics.print_table("Held-out results after each stage, in percent", rows)
   if jax.process_index() == 0:
+    meant = [f"{title}: {meaning}" for title, _, meaning in columns if meaning]
+    print(textwrap.fill("; ".join(meant) + ".", 80))
     print(
-      f"{_LEGEND}The run is in {workdir}: summary.json has this table, "
+      f"The run is in {workdir}: summary.json has this table, "
       "<stage>/metrics.jsonl every step,\npolicy/samples.jsonl what the model "
       "wrote. Curves, where TensorBoard is installed:\n"
       f"tensorboard --logdir {workdir}"

@@ -40,6 +40,17 @@ def read_labels(path: Path) -> list[Label]:
   return [Label(**json.loads(line)) for line in whole]
 
 
+def shares(labels: Sequence[Label]) -> dict[str, float]:
+  """How many questions there are, and how many took how many attempts."""
+  attempts = sorted({label.attempts for label in labels if label.right})
+  solved = lambda n: [a.right and a.attempts == n for a in labels]
+  return {
+    "questions": len(labels),
+    **{f"solved_at_{n}": sum(solved(n)) / len(labels) for n in attempts},
+    "never_solved": sum(not a.right for a in labels) / len(labels),
+  }
+
+
 class Traced:
   """Questions with the teacher's right completions to imitate."""
 

@@ -19,9 +19,8 @@ from jaxrl_mm.evaluate.items import Item, Verdict
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.rewards import consistency
 from jaxrl_mm.rewards import format as form
-from jaxrl_mm.train.ask import ask
 from jaxrl_mm.train.loop import Setting
-from jaxrl_mm.train.sample import make_sample
+from jaxrl_mm.train.sample import ask, make_sample
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,9 +23,8 @@ from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.rewards.compose import Reward
 from jaxrl_mm.rewards.endpoint import Endpoint
 from jaxrl_mm.structs import Number
-from jaxrl_mm.train.ask import ask
 from jaxrl_mm.train.loop import Setting
-from jaxrl_mm.train.sample import make_sample
+from jaxrl_mm.train.sample import ask, make_sample
 
 LABELS = "labels.jsonl"
 

@@ -1,16 +1,20 @@
 """The sampler of a run, compiled once for all stages that ask alike."""
 
+from collections.abc import Sequence
 from functools import cache
 
 import jax
 
+from jaxrl_mm import sharding
 from jaxrl_mm.data import loader
 from jaxrl_mm.data.loader import Batch
-from jaxrl_mm.data.sources import Source
+from jaxrl_mm.data.sources import Example, Source
 from jaxrl_mm.models.config import ModelConfig
+from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.rollout import Sample
 from jaxrl_mm.sampling.decode import Sampling
 from jaxrl_mm.sampling.schedule import Schedule, make_sampler
+from jaxrl_mm.structs import Completions
 from jaxrl_mm.train.loop import Setting
 
 _WHOLE = Schedule()
@@ -54,14 +58,44 @@ def read_prompts(
   Behind the last question of a file comes its first. `group` is the number
   of the question.
   """
-  numbers = range(start, start + count)[
-    jax.process_index() :: jax.process_count()
-  ]
+  processes, process = jax.process_count(), jax.process_index()
+  # Each process has its questions side by side, as the devices lay them out.
+  first, last = (count * p // processes for p in (process, process + 1))
   rows = []
-  for number in numbers:
+  for number in range(start + first, start + last):
     example = source[number % len(source)]
     prompt = loader.encode_prompt(
       example, number, setting.tokenizer, setting.layout
     )
     rows.append((prompt, example))
   return loader.stack(rows)
+
+
+def ask(
+  setting: Setting,
+  sample: Sample,
+  params: Params,
+  examples: Sequence[Example],
+  key: jax.Array,
+  *,
+  batch: int,
+) -> Completions:
+  """Completions of at most `batch` examples, all of them on every process.
+
+  Args:
+    setting: shared by all stages.
+    sample: draws G completions a prompt.
+    params: of the model.
+    examples: at least one.
+    key: of the draws.
+    batch: prompts of the program, a multiple of the row shards; places that
+      are left over are filled with examples again.
+
+  Returns:
+    numpy, G rows an example.
+  """
+  arrays = read_prompts(setting, examples, 0, batch).arrays
+  prompts = sharding.to_device(arrays, setting.mesh)
+  drawn = jax.tree.map(sharding.to_every_host, sample(params, prompts, key))
+  each = len(drawn.tokens) // batch
+  return jax.tree.map(lambda x: x[: each * len(examples)], drawn)
