@@ -1,7 +1,7 @@
 """R1-Reward on handwritten digits: a judge of two answers about a picture.
 
   make demo-reward
-  python -m jaxrl_mm.main --config=configs/digits_r1_reward.py --workdir=runs/judge
+  python -m jaxrl_mm.main --config=configs/digits_r1_reward.py --workdir=DIR
 
 Two answers to a question about digits are shown, of which mostly only the
 picture tells which is right. The judge compares them with what it sees and

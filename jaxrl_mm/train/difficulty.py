@@ -15,7 +15,6 @@ import jax
 
 from jaxrl_mm import sharding
 from jaxrl_mm.data import difficulty
-from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.difficulty import Label
 from jaxrl_mm.data.sources import Example, Source
 from jaxrl_mm.metrics import append_lines, write_text
@@ -157,8 +156,8 @@ def own_teacher(
   )
 
   def teach(examples, key):
-    drawn = ask(setting, sample, params, examples, key, batch=config.batch)
-    return tok.decode(setting.tokenizer, drawn.tokens)
+    texts, _ = ask(setting, sample, params, examples, key, batch=config.batch)
+    return texts
 
   return teach
 

@@ -1,20 +1,22 @@
 """The sampler of a run, compiled once for all stages that ask alike."""
 
+import functools
 from collections.abc import Sequence
-from functools import cache
 
 import jax
 
 from jaxrl_mm import sharding
 from jaxrl_mm.data import loader
+from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.loader import Batch
 from jaxrl_mm.data.sources import Example, Source
+from jaxrl_mm.data.tokenizer import Tokenizer
 from jaxrl_mm.models.config import ModelConfig
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.rollout import Sample
 from jaxrl_mm.sampling.decode import Sampling
 from jaxrl_mm.sampling.schedule import Schedule, make_sampler
-from jaxrl_mm.structs import Completions
+from jaxrl_mm.sampling.stops import stop_strings
 from jaxrl_mm.train.loop import Setting
 
 _WHOLE = Schedule()
@@ -27,9 +29,15 @@ def make_sample(
   temperature: float,
   top_k: int = 0,
   top_p: float = 1.0,
+  cache: str = "model",
+  stop: tuple[str, ...] = (),
   schedule: Schedule = _WHOLE,
 ) -> Sample:
-  """A function `(params, prompts, key) -> completions`; see `make_sampler`."""
+  """A function `(params, prompts, key) -> completions`; see `make_sampler`.
+
+  The weights are best those of `sampling.weights.to_decode`. `stop` are the
+  strings that end a row, see `stops.stop_strings`.
+  """
   sampling = Sampling(
     samples_per_prompt=samples_per_prompt,
     max_tokens=setting.layout.completion_tokens,
@@ -39,15 +47,21 @@ def make_sample(
     temperature=temperature,
     top_k=top_k,
     top_p=top_p,
+    cache=cache,
   )
-  return _sampler(setting.model, sampling, schedule)
+  return _sampler(setting.model, sampling, schedule, setting.tokenizer, stop)
 
 
-@cache
+@functools.cache
 def _sampler(
-  model: ModelConfig, sampling: Sampling, schedule: Schedule
+  model: ModelConfig,
+  sampling: Sampling,
+  schedule: Schedule,
+  tokenizer: Tokenizer,
+  strings: tuple[str, ...],
 ) -> Sample:
-  return make_sampler(model, sampling, schedule)
+  stop = stop_strings(tokenizer, strings) if strings else None
+  return make_sampler(model, sampling, schedule, stop)
 
 
 def read_prompts(
@@ -79,8 +93,8 @@ def ask(
   key: jax.Array,
   *,
   batch: int,
-) -> Completions:
-  """Completions of at most `batch` examples, all of them on every process.
+) -> tuple[list[str], list[int]]:
+  """Answers to at most `batch` examples, all of them on every process.
 
   Args:
     setting: shared by all stages.
@@ -92,10 +106,15 @@ def ask(
       are left over are filled with examples again.
 
   Returns:
-    numpy, G rows an example.
+    Texts and their lengths in tokens, G for each example, side by side.
   """
   arrays = read_prompts(setting, examples, 0, batch).arrays
   prompts = sharding.to_device(arrays, setting.mesh)
-  drawn = jax.tree.map(sharding.to_every_host, sample(params, prompts, key))
-  each = len(drawn.tokens) // batch
-  return jax.tree.map(lambda x: x[: each * len(examples)], drawn)
+  drawn = sample(params, prompts, key)
+  count = len(drawn.tokens) // batch * len(examples)
+  tokens, mask = (
+    sharding.to_every_host(x)[:count] for x in (drawn.tokens, drawn.mask)
+  )
+  prefix = setting.layout.prefix
+  texts = [prefix + text for text in tok.decode(setting.tokenizer, tokens)]
+  return texts, mask.sum(axis=1).tolist()
