@@ -2,7 +2,6 @@
 
 import json
 import statistics
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -50,42 +49,45 @@ def describe_stage(folder: Path, held_out: dict[str, float]) -> dict[str, Any]:
   }
 
 
-# Columns of the table: heading, name in the summary and what it means. Short,
-# for a terminal has 80 columns; what no stage has is left out.
-_COLUMNS = (
-  ("right", "accuracy", "accuracy"),
-  ("form", "format", "answers in the right form"),
-  ("vote 5", "voting@5", ""),
-  ("vote 15", "voting@15", "what most of so many samples say"),
-  ("any 5", "any@5", ""),
-  ("any 15", "any@15", "one of so many is right"),
-  ("agree", "agreement", "pairs with one choice in both orders"),
-  ("first", "first", "choices of response 1 (half is fair)"),
-  ("led", "reasoned", "analyses that lead to the choice"),
-  ("false", "hallucination", "digits named that are not there"),
-  ("blind", "blind_same", "answers that stay when the picture is black"),
-  ("pairs", "pair_accuracy", "pairs the reward model puts in order"),
-  ("used", "effective", "rows that teach something"),
-  ("fresh", "effective_without_buffer", "the same without the buffer"),
-)
+# Lines of the table: what is measured, and its name in the summary.
+_SHARES = {
+  "right": "accuracy",
+  "in the right form": "format",
+  "right, vote of 5": "voting@5",
+  "right, vote of 15": "voting@15",
+  "any of 5 right": "any@5",
+  "any of 15 right": "any@15",
+  "same in both orders": "agreement",
+  "for response 1": "first",
+  "as the analysis says": "reasoned",
+  "false digits named": "hallucination",
+  "same without picture": "blind_same",
+  "pairs in order": "pair_accuracy",
+  "solved at once": "solved_at_1",
+  "solved at 2nd try": "solved_at_2",
+  "solved at 3rd try": "solved_at_3",
+  "never solved": "never_solved",
+  "rows that teach": "effective",
+  "  without a buffer": "effective_without_buffer",
+}
+_COUNTS = {"tokens an answer": "length", "questions": "questions"}
+_COUNTS |= {"steps": "steps", "seconds": "seconds"}
 
 
 def show(summary: dict[str, Any], workdir: Path) -> None:
   """The table at the end of a run, and where to look next."""
-  percent = lambda x: "" if x is None else f"{100 * x:.1f}"
   stages = summary["stages"]
-  has = lambda key: any(t.get(key) is not None for t in stages.values())
-  columns = [column for column in _COLUMNS if has(column[1])]
+  share, count = (lambda x: f"{100 * x:.1f} %"), (lambda x: f"{x:.0f}")
+  lines = [(*line, share) for line in _SHARES.items()]
+  lines += [(*line, count) for line in _COUNTS.items()]
+  read = lambda value, form: "" if value is None else form(value)
   rows = [
-    {"stage": name}
-    | {title: percent(told.get(key)) for title, key, _ in columns}
-    | {"steps": str(told.get("steps", ""))}
-    for name, told in stages.items()
+    {"": title} | {n: read(told.get(key), form) for n, told in stages.items()}
+    for title, key, form in lines
   ]
-  metrics.print_table("Held-out results after each stage, in percent", rows)
+  told = [row for row in rows if any(list(row.values())[1:])]
+  metrics.print_table("Held-out results after each stage", told)
   if jax.process_index() == 0:
-    meant = [f"{title}: {meaning}" for title, _, meaning in columns if meaning]
-    print(textwrap.fill("; ".join(meant) + ".", 80))
     print(
       f"The run is in {workdir}: summary.json has this table, "
       "<stage>/metrics.jsonl every step,\npolicy/samples.jsonl what the model "

@@ -37,18 +37,18 @@ class DifficultyConfig:
 
   Attributes:
     questions: how many of the source are labelled, from its first on.
-    attempts: tries at most.
+    attempts: tries at most; the paper's 3.
     batch: questions asked at once.
     temperature: of a teacher of this process.
-    teacher: a model behind an endpoint, with a temperature of its own; None is
-      the model as the stages before have left it.
+    teacher: a model behind an endpoint, with a temperature of its own; without
+      a `base_url` it is the model as the stages before have left it.
   """
 
   questions: int = 4096
   attempts: int = 3
   batch: int = 256
   temperature: Number = 1.0
-  teacher: Endpoint | None = None
+  teacher: Endpoint = Endpoint(base_url="", temperature=1.0)
 
 
 def run(
@@ -72,7 +72,7 @@ def run(
   path = folder / LABELS
   size = min(config.questions, len(source))
   if len(difficulty.read_labels(path)) < size:
-    if config.teacher is None:
+    if not config.teacher.base_url:
       teacher = own_teacher(setting, config, params)
       make_labels(teacher, config, source, right, path, seed=setting.seed)
     elif jax.process_index() == 0:
