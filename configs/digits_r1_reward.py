@@ -15,13 +15,15 @@ are those of the paper (https://arxiv.org/abs/2505.02835, section 4.3):
   policy      StableReinforce on the pairs that took two tries or more
 
 `--config=configs/digits_r1_reward.py:NAME` is another algorithm or reward on
-the same data; README.md has the results:
+the same data:
 
-  reinforce_plus_plus  no Pre-CLIP and no advantage filter
-  no_pre_clip          StableReinforce with the filter alone
-  no_filter            StableReinforce with Pre-CLIP alone
-  no_consistency       no reward for an analysis that leads to the answer
-  shuffled_rewards     each row gets the reward of another: must not learn
+  reinforce_plus_plus         no Pre-CLIP and no filter of advantages
+  no_pre_clip, no_filter      StableReinforce without one of the two
+  no_consistency              nothing for an analysis that leads to the answer
+  shuffled_rewards            each row gets another's reward: must not learn
+  stress                      a large policy lag: 16 updates a rollout at four
+                              times the learning rate
+  stress_reinforce_plus_plus  the same lag without Pre-CLIP and filter
 
 Where the paper is silent or against its code: one sample a prompt and 256
 prompts a rollout are the code's; the KL term is 0 as in the paper (the code has
@@ -43,22 +45,39 @@ from jaxrl_mm.train.policy import PolicyConfig
 from jaxrl_mm.train.sft import SftConfig
 
 REWARD = {"result": 1.0, "consistency": 0.5, "format": 0.5}
-STABLE = {"name": "stable_reinforce"}
-# What of the policy stage a variant changes.
+STABLE, PLAIN = {"name": "stable_reinforce"}, {"name": "reinforce_plus_plus"}
+
+
+def optimizer(learning_rate: float, warmup_steps: int) -> OptimizerConfig:
+  """Adam with a cosine, as in the paper's code."""
+  return OptimizerConfig(
+    learning_rate=learning_rate, warmup_steps=warmup_steps, schedule="cosine"
+  )
+
+
+LAG = {"updates_per_rollout": 16, "optimizer": optimizer(2e-3, 10)}
+# What each variant changes of the policy stage.
 VARIANTS = {
   "stable_reinforce": {},
-  "reinforce_plus_plus": {"algorithm": {"name": "reinforce_plus_plus"}},
+  "reinforce_plus_plus": {"algorithm": PLAIN},
+  # Bounds that nothing reaches.
+  "no_pre_clip": {"algorithm": STABLE | {"ratio_bounds": (1e-30, 1e30)}},
+  "no_filter": {"algorithm": STABLE | {"threshold": 1e9}},
   "no_consistency": {"weights": REWARD | {"consistency": 0.0}},
   "shuffled_rewards": {"shuffle_rewards": True},
+  "stress": LAG,
+  "stress_reinforce_plus_plus": LAG | {"algorithm": PLAIN},
 }
 
 
 def supervised(steps: int, learning_rate: float) -> SftConfig:
   """Training on demonstrations, 64 an update."""
-  optimizer = OptimizerConfig(
-    learning_rate=learning_rate, warmup_steps=20, schedule="cosine"
+  return SftConfig(
+    steps=steps,
+    batch=64,
+    micro_batch=32,
+    optimizer=optimizer(learning_rate, 20),
   )
-  return SftConfig(steps=steps, batch=64, micro_batch=32, optimizer=optimizer)
 
 
 def get_config(variant: str = "stable_reinforce"):
@@ -72,9 +91,7 @@ def get_config(variant: str = "stable_reinforce"):
     micro_batch=64,
     algorithm=STABLE,
     weights=REWARD,
-    optimizer=OptimizerConfig(
-      learning_rate=5e-4, warmup_steps=10, schedule="cosine"
-    ),
+    optimizer=optimizer(5e-4, 10),
   )
   return to_config(
     Experiment(
