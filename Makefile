@@ -1,4 +1,5 @@
-# make demo: train the laptop model.  make test: run all tests.
+# make demo: train the laptop model.  make demo-reward: train a judge.
+# make test: run all tests.
 # make parity: compare with torch, which is large, live.
 # PYTHON chooses the interpreter, VENV where it is installed.
 PYTHON ?= python3
@@ -6,7 +7,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 ARGS ?=
 
-.PHONY: install demo test parity format
+.PHONY: install demo demo-reward test parity format
 
 install: $(VENV)/installed
 
@@ -24,6 +25,9 @@ $(VENV)-parity/installed: EXTRAS := test,parity
 
 demo: install
 	@$(RUN) -m jaxrl_mm.main --config=configs/digits_r1v2.py --workdir=runs/digits_r1v2 $(ARGS)
+
+demo-reward: install
+	@$(RUN) -m jaxrl_mm.main --config=configs/digits_r1_reward.py --workdir=runs/digits_r1_reward $(ARGS)
 
 test: install
 	@$(RUN) -m ruff check .

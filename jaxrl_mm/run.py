@@ -149,9 +149,16 @@ def _labels(r: Run) -> list[difficulty.Label]:
   return difficulty.read_labels(r.workdir / "difficulty" / labelling.LABELS)
 
 
+def _fits(setting: Setting, label: difficulty.Label) -> bool:
+  """Whether a trace has room; that of an answer cut off has none to end."""
+  ids = tok.completion_ids(setting.tokenizer, label.trace)
+  return len(ids) <= setting.layout.completion_tokens
+
+
 def _cold_start(r: Run, models: Models) -> Models:
   config, folder = r.experiment.cold_start, r.workdir / "cold_start"
-  source = difficulty.Traced(r.sources.prompts, _labels(r))
+  whole = [label for label in _labels(r) if _fits(r.setting, label)]
+  source = difficulty.Traced(r.sources.prompts, whole)
   trained = sft.run(r.setting, config, models.policy, source, folder)
   return models._replace(policy=trained)
 
@@ -214,8 +221,12 @@ def run(e: Experiment, workdir: Path) -> dict[str, Any]:
     for name in e.stages:
       models = STAGES[name](r, models)
       if name not in told["stages"]:
-        held = measure(name, models)
-        told["stages"][name] = summary.describe_stage(workdir / name, held)
+        found = (
+          difficulty.shares(_labels(r))
+          if name == "difficulty"
+          else measure(name, models)
+        )
+        told["stages"][name] = summary.describe_stage(workdir / name, found)
         summary.write(workdir, told)
   summary.show(told, workdir)
   if bad := skipping.read(_skipped(workdir)):

@@ -231,10 +231,15 @@ def open_source(
 
   Args:
     name: "digit-pairs/train", "digit-pairs/validation", "digit-pairs/test", or
-      a file of JSON lines whose records have a "choice".
+      a file of JSON lines whose records have a "choice"; or several of these
+      with " + " between them, taken in turn.
     size, seed, labelled: see `sources.open_source`; `size` counts pairs.
     both_orders: see `Comparisons`.
   """
+  if " + " in name:
+    how = dict(size=size, seed=seed, labelled=labelled, both_orders=both_orders)
+    parts = [open_source(part, **how) for part in name.split(" + ")]
+    return sources.Alternating(parts)
   if _family(name) == DIGIT_PAIRS:
     made = open_pairs(name, size=size, seed=seed, labelled=labelled)
     return Comparisons(made, _BRIEF, both_orders=both_orders)

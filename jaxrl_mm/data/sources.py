@@ -311,6 +311,20 @@ class Subset:
     return self._source[self._numbers[index] % len(self._source)]
 
 
+class Alternating:
+  """Examples of several sources in turn; it ends with the shortest."""
+
+  def __init__(self, parts: Sequence[Source]):
+    self._parts = parts
+
+  def __len__(self) -> int:
+    return len(self._parts) * min(map(len, self._parts))
+
+  def __getitem__(self, index: int) -> Example:
+    number, part = divmod(index, len(self._parts))
+    return self._parts[part][number]
+
+
 def check_demonstrations(source: Source) -> None:
   """Raises InputError if a record of a file has nothing to imitate."""
   if isinstance(source, JsonLines) and (name := source.undemonstrated()):

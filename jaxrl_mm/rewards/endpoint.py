@@ -25,7 +25,7 @@ class Endpoint:
 
   Attributes:
     base_url: up to and including `/v1`.
-    model: its name; None is the first that the endpoint lists.
+    model: its name; empty takes the first that the endpoint lists.
     timeout: seconds until a request counts as failed.
     retries: of a request that failed, timed out or was turned away; the
       client waits longer before each.
@@ -34,7 +34,7 @@ class Endpoint:
   """
 
   base_url: str
-  model: str | None = None
+  model: str = ""
   timeout: Number = 60.0
   retries: int = 3
   concurrency: int = 16

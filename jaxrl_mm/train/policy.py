@@ -41,7 +41,11 @@ from jaxrl_mm.train.sample import (
   read_prompts,
   write_samples,
 )
-from jaxrl_mm.train.step import accumulate_gradients, apply_gradient
+from jaxrl_mm.train.step import (
+  accumulate_gradients,
+  apply_gradient,
+  split_rows,
+)
 
 # All that need no critic.
 NAMED = {
@@ -83,9 +87,11 @@ class PolicyConfig:
   """Reinforcement learning with verifiable rewards.
 
   Attributes:
-    steps: updates, one for each batch of rollouts.
+    steps: batches of rollouts.
     prompts_per_step: P.
     samples_per_prompt: G.
+    updates_per_rollout: into how many updates, one after the other, the rows of
+      a step are cut; all but the first are off-policy. R1-Reward has 2.
     micro_batch: rows a device sees at once, at most; best a multiple of G, so
       that the vision tower sees a group's picture once.
     temperature, top_k, top_p: of the sampler.
@@ -112,6 +118,7 @@ class PolicyConfig:
   steps: int = 300
   prompts_per_step: int = 64
   samples_per_prompt: int = 8
+  updates_per_rollout: int = 1
   micro_batch: int = 16
   temperature: float = 1.0
   top_k: int = 0
@@ -136,8 +143,13 @@ class PolicyConfig:
 
   @property
   def rows(self) -> int:
-    """B, rows of one update."""
+    """B, rows of one step."""
     return self.prompts_per_step * self.samples_per_prompt
+
+  @property
+  def updates(self) -> int:
+    """Of the weights, in all steps."""
+    return self.steps * self.updates_per_rollout
 
 
 def make_algorithm(config: PolicyConfig, seed: int) -> Algorithm:
@@ -190,7 +202,7 @@ def run(
   mesh, everywhere = setting.mesh, sharding.replicated(setting.mesh)
   algorithm = make_algorithm(config, setting.seed)
   trained, frozen = split_trainable(config.optimizer, params)
-  optimizer = make_optimizer(config.optimizer, config.steps)
+  optimizer = make_optimizer(config.optimizer, config.updates)
   sample = _sampler(setting, config)
   add_learned = _make_learned(setting, config, reward)
   learned = config.learned or LearnedConfig()
@@ -409,7 +421,7 @@ def _trajectory_shapes(setting, config, source, terms) -> Trajectories:
 def _update(
   setting, config, algorithm, controller, optimizer, state, frozen, trajectories
 ):
-  """Rewards to advantages to one optimizer step, all in one program."""
+  """Rewards to advantages to optimizer steps, all in one program."""
   memory, control = state.algorithm
   mixed, memory = algorithm.transform.update(trajectories, memory)
   mixed = sharding.constrain_rows(mixed)
@@ -436,17 +448,34 @@ def _update(
     }
     return loss, algorithm.weight(t), metrics
 
-  gradient, loss, metrics = accumulate_gradients(
-    loss_fn, state.params, (mixed, replayed), config.micro_batch
-  )
-  metrics = metrics | _describe(trajectories, mixed, memory)
+  def learn(state, part):
+    gradient, loss, metrics = accumulate_gradients(
+      loss_fn, state.params, part, config.micro_batch
+    )
+    return apply_gradient(state, gradient, loss, metrics, optimizer)
+
+  size = rows // sharding.batch_shards() // config.updates_per_rollout
+  parts = split_rows((mixed, replayed), size)
+  state, of_updates = jax.lax.scan(learn, state, parts)
+  metrics = _summarize(of_updates) | _describe(trajectories, mixed, memory)
   if config.learned and config.learned.band:
     metrics["threshold"] = control.threshold
     _, control = controller.update(metrics["hallucination"], control)
   state = state._replace(algorithm=(memory, control))
-  state, metrics = apply_gradient(state, gradient, loss, metrics, optimizer)
   few = min(2 * config.samples_per_prompt, rows)  # two groups to read along
   return state, metrics, jax.tree.map(lambda x: x[:few], (mixed, replayed))
+
+
+def _summarize(of_updates: Metrics) -> Metrics:
+  """One number each for the updates of a step.
+
+  Before the first one the sampler and the trainer have the same weights.
+  """
+  means = {name: jnp.mean(x) for name, x in of_updates.items()}
+  return means | {
+    "sampler_gap": of_updates["sampler_gap"][0],
+    "bad_steps": of_updates["bad_steps"][-1],
+  }
 
 
 def _describe(fresh: Trajectories, mixed: Trajectories, memory) -> Metrics:

@@ -6,6 +6,7 @@ goes to samples.jsonl, for people to read.
 
 import base64
 import functools
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,13 +14,15 @@ import jax
 import numpy as np
 from jaxtyping import Bool
 
+from jaxrl_mm import sharding
 from jaxrl_mm.data import images, loader
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.loader import Batch
-from jaxrl_mm.data.sources import Source
+from jaxrl_mm.data.sources import Example, Source
 from jaxrl_mm.data.tokenizer import Tokenizer
 from jaxrl_mm.metrics import append_lines
 from jaxrl_mm.models.config import ModelConfig
+from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.rollout import Sample
 from jaxrl_mm.sampling.decode import Sampling
 from jaxrl_mm.sampling.schedule import Schedule, make_sampler
@@ -80,17 +83,52 @@ def read_prompts(
   Behind the last question of a file comes its first. `group` is the number
   of the question.
   """
-  numbers = range(start, start + count)[
-    jax.process_index() :: jax.process_count()
-  ]
+  processes, process = jax.process_count(), jax.process_index()
+  # Each process has its questions side by side, as the devices lay them out.
+  first, last = (count * p // processes for p in (process, process + 1))
   rows = []
-  for number in numbers:
+  for number in range(start + first, start + last):
     example = source[number % len(source)]
     prompt = loader.encode_prompt(
       example, number, setting.tokenizer, setting.layout
     )
     rows.append((prompt, example))
   return loader.stack(rows)
+
+
+def ask(
+  setting: Setting,
+  sample: Sample,
+  params: Params,
+  examples: Sequence[Example],
+  key: jax.Array,
+  *,
+  batch: int,
+) -> tuple[list[str], list[int]]:
+  """Answers to at most `batch` examples, all of them on every process.
+
+  Args:
+    setting: shared by all stages.
+    sample: draws G completions a prompt.
+    params: of the model.
+    examples: at least one.
+    key: of the draws.
+    batch: prompts of the program, a multiple of the row shards; places that
+      are left over are filled with examples again.
+
+  Returns:
+    Texts and their lengths in tokens, G for each example, side by side.
+  """
+  arrays = read_prompts(setting, examples, 0, batch).arrays
+  prompts = sharding.to_device(arrays, setting.mesh)
+  drawn = sample(params, prompts, key)
+  count = len(drawn.tokens) // batch * len(examples)
+  tokens, mask = (
+    sharding.to_every_host(x)[:count] for x in (drawn.tokens, drawn.mask)
+  )
+  prefix = setting.layout.prefix
+  texts = [prefix + text for text in tok.decode(setting.tokenizer, tokens)]
+  return texts, mask.sum(axis=1).tolist()
 
 
 def write_samples(
