@@ -63,14 +63,17 @@ def test_rollout(tmp_path, monkeypatch, capsys):
     "shared, 32",
     "unshared, 32",
     "int8, 32",
-    "equal, 256",
-    "long tail, 256",
+    "equal, 512",
+    "long tail, 512",
     "32 prompts: ours",
     "4 prompts x 8: ours",
     "4 x 8, prompt of 1000: ours",
+    "32 pictures: ours",
+    "4 pictures x 8: ours",
   ]
   assert all(r["useful"] > 0 for r in records)
   assert all(r["of_floor"] > 0 for r in records[:3])
+  assert records[0]["error"] < 1e-4 < records[2]["error"] < 0.1
   table = capsys.readouterr().out
   assert "transformers is skipped: give --transformers_python" in table
   assert "tunix is skipped: nowhere does not run it" in table

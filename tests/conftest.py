@@ -1,8 +1,13 @@
 """Eight CPU devices for every test, set before jax starts."""
 
+import contextlib
 import dataclasses
+import json
 import os
+import threading
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -12,11 +17,30 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from transformers import PreTrainedTokenizerFast  # noqa: E402
 
 from jaxrl_mm import pytree  # noqa: E402
+from jaxrl_mm.data import sources, tokenizer  # noqa: E402
 from jaxrl_mm.models import config, vlm  # noqa: E402
+from jaxrl_mm.models.attention import Causal  # noqa: E402
+from jaxrl_mm.models.huggingface import internvl, qwen2_5_vl  # noqa: E402
+from jaxrl_mm.models.huggingface.save import save_params  # noqa: E402
 from jaxrl_mm.sampling.decode import Sampling  # noqa: E402
 from jaxrl_mm.sampling.generate import generate  # noqa: E402
+
+
+def random_params(model):
+  """Weights without one zero bias or neutral scale, by numpy."""
+  rng = np.random.default_rng(0)
+  shapes = jax.eval_shape(lambda key: vlm.init(model, key), jax.random.key(0))
+
+  def fill(name, shape):
+    noise = rng.standard_normal(shape.shape, np.float32)
+    if name.endswith("scale"):
+      return jnp.asarray(1 + 0.3 * noise)
+    return jnp.asarray(noise * (0.3 if name.endswith("table") else 0.15))
+
+  return pytree.map_with_name(fill, shapes)
 
 
 @pytest.fixture(scope="session")
@@ -33,16 +57,42 @@ def params(tiny):
 
   They are large enough that the logits differ by more than rounding.
   """
-  rng = np.random.default_rng(0)
-  shapes = jax.eval_shape(lambda key: vlm.init(tiny, key), jax.random.key(0))
+  return random_params(tiny)
 
-  def fill(name, shape):
-    noise = rng.standard_normal(shape.shape, np.float32)
-    if name.endswith("scale"):
-      return jnp.asarray(1 + 0.3 * noise)
-    return jnp.asarray(noise * (0.3 if name.endswith("table") else 0.15))
 
-  return pytree.map_with_name(fill, shapes)
+@pytest.fixture(scope="session")
+def qwen_folder(tmp_path_factory):
+  """A Qwen2.5-VL of random weights as the hub has it, with its tokenizer."""
+  golden = Path(__file__).parent / "golden"
+  about = json.loads((golden / "qwen2_5_vl.json").read_text())
+  folder = tmp_path_factory.mktemp("hub") / "qwen2_5_vl"
+  fields = about["config"]
+  fields["vision_config"] |= {"depth": 2, "fullatt_block_indexes": [1]}
+  model = qwen2_5_vl.read_config(fields)
+  table = qwen2_5_vl.table(model, ())
+  save_params(random_params(model), table, folder, like=None, dtype="float32")
+  (folder / "config.json").write_text(json.dumps(fields))
+  PreTrainedTokenizerFast(
+    tokenizer_file=str(golden / "qwen2_5_vl_tokenizer.json"),
+    pad_token="<|endoftext|>",
+    eos_token="<|im_end|>",
+    chat_template=about["chat_template"],
+  ).save_pretrained(folder)
+  return folder
+
+
+@pytest.fixture(scope="session")
+def internvl_folder(tmp_path_factory):
+  """An InternVL of random weights as transformers saves it."""
+  golden = Path(__file__).parent / "golden" / "internvl.json"
+  about = json.loads(golden.read_text())["300m"]
+  folder = tmp_path_factory.mktemp("hub") / "internvl"
+  model = internvl.read_config(about["config"])
+  table = internvl.table(model, about["shapes"].keys())
+  save_params(random_params(model), table, folder, like=None, dtype="float32")
+  (folder / "config.json").write_text(json.dumps(about["config"]))
+  tokenizer.build(sources.digits_texts()).save_pretrained(folder)
+  return folder
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +111,9 @@ def right_padded():
     roll = lambda x: jnp.stack(
       [jnp.roll(row, m.sum(), 0) for row, m in zip(x, prompts.mask)]
     )
-    return prompts._replace(
-      tokens=roll(prompts.tokens), mask=roll(prompts.mask)
-    )
+    names = "tokens", "mask", "positions"
+    per_token = {n: getattr(prompts, n) for n in names}
+    return prompts._replace(**jax.tree.map(roll, per_token))
 
   return turn
 
@@ -84,7 +134,7 @@ def score():
       x = vlm.embed(config, params, prompts.tokens, features, image_token)
       where, _ = vlm.positions(prompts, 0)
       mask = prompts.mask
-      hidden, _ = vlm.run_decoder(config, params, x, where, vlm.causal(mask))
+      hidden, _ = vlm.run_decoder(config, params, x, where, Causal(mask))
       logits = hidden @ vlm.head(params).T
       logp = jax.nn.log_softmax(logits[:, :-1])
       picked = prompts.tokens[:, 1:, None]
@@ -115,3 +165,89 @@ def greedy():
     return np.asarray(sample(params, prompts, jax.random.key(0)).tokens)
 
   return draw
+
+
+class ChatServer(ThreadingHTTPServer):
+  """An OpenAI-compatible endpoint of this machine.
+
+  It answers by `reply(prompt, times it was asked)`: a text or a status. Of a
+  prompt with pictures that is its text; `requests` has them whole.
+  """
+
+  daemon_threads = True
+
+  def __init__(self, reply):
+    super().__init__(("127.0.0.1", 0), _Handler)
+    self.reply, self.lock = reply, threading.Lock()
+    self.asked, self.models, self.requests = {}, [], []
+    self.busy, self.busiest = 0, 0
+
+  @property
+  def url(self):
+    return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class _Handler(BaseHTTPRequestHandler):
+  def do_GET(self):
+    self._send(200, {"object": "list", "data": [{"id": "first"}, {"id": "b"}]})
+
+  def do_POST(self):
+    size = int(self.headers["Content-Length"])
+    request = json.loads(self.rfile.read(size))
+    prompt, server = request["messages"][0]["content"], self.server
+    if isinstance(prompt, list):
+      prompt = prompt[-1]["text"]
+    with server.lock:
+      server.requests.append(request)
+      server.models.append(request["model"])
+      server.busy += 1
+      server.busiest = max(server.busiest, server.busy)
+      server.asked[prompt] = server.asked.get(prompt, 0) + 1
+    reply = server.reply(prompt, server.asked[prompt])
+    with server.lock:
+      server.busy -= 1
+    if isinstance(reply, int):
+      self._send(reply, {"error": {"message": "out of order"}})
+    else:
+      message = {"role": "assistant", "content": reply}
+      choice = {"index": 0, "message": message, "finish_reason": "stop"}
+      self._send(
+        200,
+        {
+          "id": "1",
+          "object": "chat.completion",
+          "created": 0,
+          "model": request["model"],
+          "choices": [choice],
+        },
+      )
+
+  def _send(self, status, body):
+    data = json.dumps(body).encode()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+      self.send_response(status)
+      self.send_header("Content-Type", "application/json")
+      self.send_header("Content-Length", str(len(data)))
+      self.end_headers()
+      self.wfile.write(data)
+
+  def log_message(self, *_):
+    pass
+
+
+@pytest.fixture(scope="session")
+def serve():
+  """`with serve(reply) as server`: see `ChatServer`."""
+
+  @contextlib.contextmanager
+  def start(reply):
+    with ChatServer(reply) as server:
+      thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+      thread.start()
+      try:
+        yield server
+      finally:
+        server.shutdown()
+        thread.join()
+
+  return start

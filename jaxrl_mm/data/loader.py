@@ -24,12 +24,15 @@ class Layout:
     completion_tokens: T.
     pictures: what becomes of pictures; None where the model sees none.
     markup: how the model's prompts hold them.
+    prefix: what every answer begins with, for example `<think>\\n`; it stands
+      at the end of the prompt, and only what follows is drawn or trained.
   """
 
   prompt_tokens: int
   completion_tokens: int
   pictures: images.Tiles | patches.Patching | None
   markup: templates.Markup = templates.INTERNVL
+  prefix: str = ""
 
 
 # Of one example, or with a leading axis of many.
@@ -59,6 +62,7 @@ def encode_prompt(
     name=example.name,
     markup=layout.markup,
     videos=[i for i, x in enumerate(example.pictures) if x.ndim == 4],
+    prefix=layout.prefix,
   )
   room = layout.prompt_tokens - len(ids)
   if room < 0:
@@ -93,7 +97,14 @@ def encode_demonstration(
       f"sample {example.name} has no 'demonstration', which supervised "
       "training needs"
     )
-  ids = tok.completion_ids(tokenizer, example.demonstration)
+  if not example.demonstration.startswith(layout.prefix):
+    raise InputError(
+      f"sample {example.name}: its demonstration does not begin with "
+      f"config.data.prefix, {layout.prefix!r}; write it there, or set "
+      "config.data.prefix to ''"
+    )
+  answer = example.demonstration.removeprefix(layout.prefix)
+  ids = tok.completion_ids(tokenizer, answer)
   room = layout.completion_tokens - len(ids)
   if room < 0:
     raise InputError(

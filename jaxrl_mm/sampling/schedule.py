@@ -34,6 +34,7 @@ from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.sampling import decode
 from jaxrl_mm.sampling.board import Board
 from jaxrl_mm.sampling.decode import Drawn, Plan, Sampling, Slots
+from jaxrl_mm.sampling.stops import Stop
 from jaxrl_mm.structs import Completions, Prompts
 
 # Enough tokens that a matrix product is bound by arithmetic, not by weights.
@@ -43,7 +44,7 @@ PLACES_PER_FULL_GROUP = 3
 # Slots a shard below which there is no program for fewer.
 FEWEST_SLOTS = 8
 # A segment ends early when one in so many slots could take another row.
-REFILL = 8
+REFILL = 16
 # When no row waits, the slots are cut to one in so many.
 SHRINK = 4
 
@@ -65,8 +66,6 @@ class Schedule:
 
 # (number of the row in the call, its tokens since the last time)
 Heard = Callable[[int, Int[np.ndarray, " N"]], None]
-# All tokens of a row -> how many of them to keep, if it ends there.
-Stop = Callable[[Int[np.ndarray, " N"]], int | None]
 
 
 class _Programs(NamedTuple):
@@ -88,7 +87,7 @@ def make_sampler(
     config: of the model.
     sampling: what is drawn.
     schedule: how the work is cut.
-    stop: ends rows by their text.
+    stop: ends rows by their text, see `stops.stop_strings`.
 
   Returns:
     `(params, prompts, key, limits=None, heard=None) -> Completions` of B rows,
@@ -164,10 +163,12 @@ def _boards(prompts, sampling, schedule):
   shards, samples = sharding.batch_shards(), sampling.samples_per_prompt
   count, length = prompts.tokens.shape[0] // shards, prompts.tokens.shape[1]
   slots = max(min(schedule.slots // shards, count * samples), 1)
-  places = min(-(-PLACES_PER_FULL_GROUP * slots // samples), slots, count)
-  if slots == count * samples:
-    places = count
-  chunk = min(max(PREFILL_TOKENS // length, 1), places)
+  # More rows at once would wait for slots, and their places with them.
+  chunk = max(min(PREFILL_TOKENS // length, slots // samples // 2), 1)
+  # Room for a chunk beside the rows in slots, so that it never has to wait.
+  places = min(-(-PLACES_PER_FULL_GROUP * slots // samples), slots + chunk)
+  places = count if slots == count * samples else min(places, count)
+  chunk = min(chunk, places)
   return [
     Board(range(i * count, (i + 1) * count), samples, places, slots, chunk)
     for i in range(shards)
@@ -253,7 +254,7 @@ def _collect(drawn, boards, result, stop, heard):
     start, length = int(drawn.start[slot]), int(drawn.length[slot])
     tokens, done = result.tokens[row.number], bool(drawn.done[slot])
     tokens[start:length] = drawn.tokens[slot, : length - start]
-    if stop and (keep := stop(tokens[:length])) is not None:
+    if stop and (keep := stop(tokens[:length], start)) is not None:
       length, done = keep, True
     result.mask[row.number, start:length] = True
     result.logp[row.number, start:length] = drawn.logp[slot, : length - start]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -29,8 +30,9 @@ from jaxrl_mm.optimizer import (
 )
 from jaxrl_mm.rewards import hybrid
 from jaxrl_mm.rewards.compose import Term
-from jaxrl_mm.rollout import Sample, rollout
+from jaxrl_mm.rollout import Sample, refill, rollout, uniform_groups
 from jaxrl_mm.sampling.schedule import Schedule
+from jaxrl_mm.sampling.weights import to_decode
 from jaxrl_mm.structs import Metrics, Trajectories
 from jaxrl_mm.train.collect import make_score
 from jaxrl_mm.train.loop import Setting, init_state, process_batches, run_stage
@@ -39,7 +41,11 @@ from jaxrl_mm.train.sample import (
   read_prompts,
   write_samples,
 )
-from jaxrl_mm.train.step import accumulate_gradients, apply_gradient
+from jaxrl_mm.train.step import (
+  accumulate_gradients,
+  apply_gradient,
+  split_rows,
+)
 
 # All that need no critic.
 NAMED = {
@@ -81,12 +87,21 @@ class PolicyConfig:
   """Reinforcement learning with verifiable rewards.
 
   Attributes:
-    steps: updates, one for each batch of rollouts.
+    steps: batches of rollouts.
     prompts_per_step: P.
     samples_per_prompt: G.
+    updates_per_rollout: into how many updates, one after the other, the rows of
+      a step are cut; all but the first are off-policy. R1-Reward has 2.
     micro_batch: rows a device sees at once, at most; best a multiple of G, so
       that the vision tower sees a group's picture once.
     temperature, top_k, top_p: of the sampler.
+    cache: form of keys and values in the sampler, see `decode.Sampling`.
+    decode_weights: form of the weights in the sampler, see
+      `sampling.weights.to_decode`; `sampler_gap` in the metrics shows what
+      "int8" costs.
+    stop: strings that end an answer.
+    refill: how often a step may ask further questions in place of those whose
+      answers were all right or all wrong, see `rollout.refill`.
     schedule: how sampling is cut, see `Schedule`.
     algorithm: `name` and the arguments of that function in `algorithms`.
     weights: of the reward terms.
@@ -95,7 +110,7 @@ class PolicyConfig:
     pool: questions asked before training, of which those are kept whose
       answers the rules do not all find equal; 0 keeps every question.
     samples_every: steps between entries in samples.jsonl.
-    probe_every: steps between measurements that need extra answers; 0 for
+    probe_every: steps between small evaluations on held-out questions; 0 for
       none.
     optimizer: see `OptimizerConfig`.
   """
@@ -103,10 +118,15 @@ class PolicyConfig:
   steps: int = 300
   prompts_per_step: int = 64
   samples_per_prompt: int = 8
+  updates_per_rollout: int = 1
   micro_batch: int = 16
   temperature: float = 1.0
   top_k: int = 0
   top_p: float = 1.0
+  cache: str = "model"
+  decode_weights: str = "model"
+  stop: tuple[str, ...] = ()
+  refill: int = 0
   schedule: Schedule = Schedule()
   algorithm: Mapping[str, Any] = dataclasses.field(
     default_factory=lambda: {"name": "r1v2", "capacity": 512}
@@ -123,8 +143,13 @@ class PolicyConfig:
 
   @property
   def rows(self) -> int:
-    """B, rows of one update."""
+    """B, rows of one step."""
     return self.prompts_per_step * self.samples_per_prompt
+
+  @property
+  def updates(self) -> int:
+    """Of the weights, in all steps."""
+    return self.steps * self.updates_per_rollout
 
 
 def make_algorithm(config: PolicyConfig, seed: int) -> Algorithm:
@@ -177,7 +202,7 @@ def run(
   mesh, everywhere = setting.mesh, sharding.replicated(setting.mesh)
   algorithm = make_algorithm(config, setting.seed)
   trained, frozen = split_trainable(config.optimizer, params)
-  optimizer = make_optimizer(config.optimizer, config.steps)
+  optimizer = make_optimizer(config.optimizer, config.updates)
   sample = _sampler(setting, config)
   add_learned = _make_learned(setting, config, reward)
   learned = config.learned or LearnedConfig()
@@ -199,11 +224,21 @@ def run(
     out_shardings=(layout, everywhere, everywhere),
   )
 
+  batches = process_batches(
+    setting, source, loader.encode_prompt, config.prompts_per_step
+  )
+
   def step(number, state, batch):
     began = time.perf_counter()
     key = jax.random.fold_in(state.key, number)
     whole = pytree.join(state.params, frozen)
-    rolled = rollout(sample, whole, batch, key, terms, setting.tokenizer, mesh)
+    weights = to_decode(setting.model, whole, config.decode_weights)
+    jax.block_until_ready(weights)
+    resharded = time.perf_counter()
+    rolled, refilled = _collect(
+      setting, config, sample, weights, batch, batches, key, terms
+    )
+    del weights
     trajectories = add_learned(rolled.trajectories, state.algorithm[1])
     state, metrics, shown = update(state, frozen, trajectories)
     jax.block_until_ready(state.step)
@@ -212,26 +247,62 @@ def run(
       write_samples(setting, folder, number, *sharding.to_host(shown))
     if probe and config.probe_every and _is_due(number, config.probe_every):
       metrics |= probe(pytree.join(state.params, frozen))
-    rest = seconds - rolled.sample_seconds - rolled.reward_seconds
-    return state, metrics | {
-      "grader_failures": sum(rolled.scores.failures.values()),
+    parts = {
+      "reshard_seconds": resharded - began,
       "sample_seconds": rolled.sample_seconds,
       "reward_seconds": rolled.reward_seconds,
+    }
+    rest = seconds - sum(parts.values())
+    return state, metrics | refilled | parts | {
+      "grader_failures": sum(rolled.scores.failures.values()),
       "update_seconds": rest,
     }
 
   state = run_stage(
     folder,
     state,
-    process_batches(
-      setting, source, loader.encode_prompt, config.prompts_per_step
-    ),
+    batches,
     step,
     steps=config.steps,
     loop=setting.loop,
     headline=("reward", "answer", "result", "effective"),
   )
   return pytree.join(state.params, frozen)
+
+
+def _collect(setting, config, sample, weights, batch, batches, key, terms):
+  """Rollouts of a step, and numbers about their refilling."""
+  draw = lambda batch, key: rollout(
+    sample,
+    weights,
+    batch,
+    key,
+    terms,
+    setting.tokenizer,
+    setting.mesh,
+    setting.layout.prefix,
+  )
+  rolled, samples = draw(batch, key), config.samples_per_prompt
+  first, rounds = rolled.scores.total.mean(), 0
+  while (missing := uniform_groups(rolled, samples)) and rounds < config.refill:
+    rounds += 1
+    more = draw(next(batches), jax.random.fold_in(key, rounds))
+    rolled = refill(rolled, more, samples, setting.mesh)
+  if not config.refill:
+    return rolled, {}
+  if missing:
+    logging.warning(
+      "after %d rounds %d of %d groups still have equal rewards; they are "
+      "trained on as they are",
+      rounds,
+      missing,
+      config.prompts_per_step,
+    )
+  return rolled, {
+    "refill_rounds": rounds,
+    "refill_missing": missing / config.prompts_per_step,
+    "reward_before_refill": sharding.mean_over_processes(float(first)),
+  }
 
 
 def _sampler(setting: Setting, config: PolicyConfig) -> Sample:
@@ -241,6 +312,8 @@ def _sampler(setting: Setting, config: PolicyConfig) -> Sample:
     temperature=config.temperature,
     top_k=config.top_k,
     top_p=config.top_p,
+    cache=config.cache,
+    stop=config.stop,
     schedule=config.schedule,
   )
 
@@ -294,11 +367,19 @@ def filter_prompts(
   path = folder / "pool.json"
   if not path.exists():
     sample, kept = _sampler(setting, config), []
+    weights = to_decode(setting.model, params, config.decode_weights)
     for start in range(0, config.pool, config.prompts_per_step):
       batch = read_prompts(setting, source, start, config.prompts_per_step)
       key = jax.random.fold_in(jax.random.key(setting.seed), start)
       rolled = rollout(
-        sample, params, batch, key, terms, setting.tokenizer, setting.mesh
+        sample,
+        weights,
+        batch,
+        key,
+        terms,
+        setting.tokenizer,
+        setting.mesh,
+        setting.layout.prefix,
       )
       groups = rolled.scores.verifiable.reshape(-1, config.samples_per_prompt)
       kept += batch.arrays.group[np.ptp(groups, axis=1) > 0].tolist()
@@ -340,7 +421,7 @@ def _trajectory_shapes(setting, config, source, terms) -> Trajectories:
 def _update(
   setting, config, algorithm, controller, optimizer, state, frozen, trajectories
 ):
-  """Rewards to advantages to one optimizer step, all in one program."""
+  """Rewards to advantages to optimizer steps, all in one program."""
   memory, control = state.algorithm
   mixed, memory = algorithm.transform.update(trajectories, memory)
   mixed = sharding.constrain_rows(mixed)
@@ -367,17 +448,34 @@ def _update(
     }
     return loss, algorithm.weight(t), metrics
 
-  gradient, loss, metrics = accumulate_gradients(
-    loss_fn, state.params, (mixed, replayed), config.micro_batch
-  )
-  metrics = metrics | _describe(trajectories, mixed, memory)
+  def learn(state, part):
+    gradient, loss, metrics = accumulate_gradients(
+      loss_fn, state.params, part, config.micro_batch
+    )
+    return apply_gradient(state, gradient, loss, metrics, optimizer)
+
+  size = rows // sharding.batch_shards() // config.updates_per_rollout
+  parts = split_rows((mixed, replayed), size)
+  state, of_updates = jax.lax.scan(learn, state, parts)
+  metrics = _summarize(of_updates) | _describe(trajectories, mixed, memory)
   if config.learned and config.learned.band:
     metrics["threshold"] = control.threshold
     _, control = controller.update(metrics["hallucination"], control)
   state = state._replace(algorithm=(memory, control))
-  state, metrics = apply_gradient(state, gradient, loss, metrics, optimizer)
   few = min(2 * config.samples_per_prompt, rows)  # two groups to read along
   return state, metrics, jax.tree.map(lambda x: x[:few], (mixed, replayed))
+
+
+def _summarize(of_updates: Metrics) -> Metrics:
+  """One number each for the updates of a step.
+
+  Before the first one the sampler and the trainer have the same weights.
+  """
+  means = {name: jnp.mean(x) for name, x in of_updates.items()}
+  return means | {
+    "sampler_gap": of_updates["sampler_gap"][0],
+    "bad_steps": of_updates["bad_steps"][-1],
+  }
 
 
 def _describe(fresh: Trajectories, mixed: Trajectories, memory) -> Metrics:

@@ -5,22 +5,28 @@ goes to samples.jsonl, for people to read.
 """
 
 import base64
-from functools import cache, partial
+import functools
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 from jaxtyping import Bool
 
+from jaxrl_mm import sharding
 from jaxrl_mm.data import images, loader
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.loader import Batch
-from jaxrl_mm.data.sources import Source
+from jaxrl_mm.data.sources import Example, Source
+from jaxrl_mm.data.tokenizer import Tokenizer
 from jaxrl_mm.metrics import append_lines
 from jaxrl_mm.models.config import ModelConfig
+from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.rollout import Sample
 from jaxrl_mm.sampling.decode import Sampling
 from jaxrl_mm.sampling.schedule import Schedule, make_sampler
+from jaxrl_mm.sampling.stops import stop_strings
 from jaxrl_mm.structs import Prompts, Trajectories
 from jaxrl_mm.train.loop import Setting
 
@@ -34,9 +40,15 @@ def make_sample(
   temperature: float,
   top_k: int = 0,
   top_p: float = 1.0,
+  cache: str = "model",
+  stop: tuple[str, ...] = (),
   schedule: Schedule = _WHOLE,
 ) -> Sample:
-  """A function `(params, prompts, key) -> completions`; see `make_sampler`."""
+  """A function `(params, prompts, key) -> completions`; see `make_sampler`.
+
+  The weights are best those of `sampling.weights.to_decode`. `stop` are the
+  strings that end a row, see `stops.stop_strings`.
+  """
   sampling = Sampling(
     samples_per_prompt=samples_per_prompt,
     max_tokens=setting.layout.completion_tokens,
@@ -46,15 +58,21 @@ def make_sample(
     temperature=temperature,
     top_k=top_k,
     top_p=top_p,
+    cache=cache,
   )
-  return _sampler(setting.model, sampling, schedule)
+  return _sampler(setting.model, sampling, schedule, setting.tokenizer, stop)
 
 
-@cache
+@functools.cache
 def _sampler(
-  model: ModelConfig, sampling: Sampling, schedule: Schedule
+  model: ModelConfig,
+  sampling: Sampling,
+  schedule: Schedule,
+  tokenizer: Tokenizer,
+  strings: tuple[str, ...],
 ) -> Sample:
-  return make_sampler(model, sampling, schedule)
+  stop = stop_strings(tokenizer, strings) if strings else None
+  return make_sampler(model, sampling, schedule, stop)
 
 
 def read_prompts(
@@ -65,17 +83,52 @@ def read_prompts(
   Behind the last question of a file comes its first. `group` is the number
   of the question.
   """
-  numbers = range(start, start + count)[
-    jax.process_index() :: jax.process_count()
-  ]
+  processes, process = jax.process_count(), jax.process_index()
+  # Each process has its questions side by side, as the devices lay them out.
+  first, last = (count * p // processes for p in (process, process + 1))
   rows = []
-  for number in numbers:
+  for number in range(start + first, start + last):
     example = source[number % len(source)]
     prompt = loader.encode_prompt(
       example, number, setting.tokenizer, setting.layout
     )
     rows.append((prompt, example))
   return loader.stack(rows)
+
+
+def ask(
+  setting: Setting,
+  sample: Sample,
+  params: Params,
+  examples: Sequence[Example],
+  key: jax.Array,
+  *,
+  batch: int,
+) -> tuple[list[str], list[int]]:
+  """Answers to at most `batch` examples, all of them on every process.
+
+  Args:
+    setting: shared by all stages.
+    sample: draws G completions a prompt.
+    params: of the model.
+    examples: at least one.
+    key: of the draws.
+    batch: prompts of the program, a multiple of the row shards; places that
+      are left over are filled with examples again.
+
+  Returns:
+    Texts and their lengths in tokens, G for each example, side by side.
+  """
+  arrays = read_prompts(setting, examples, 0, batch).arrays
+  prompts = sharding.to_device(arrays, setting.mesh)
+  drawn = sample(params, prompts, key)
+  count = len(drawn.tokens) // batch * len(examples)
+  tokens, mask = (
+    sharding.to_every_host(x)[:count] for x in (drawn.tokens, drawn.mask)
+  )
+  prefix = setting.layout.prefix
+  texts = [prefix + text for text in tok.decode(setting.tokenizer, tokens)]
+  return texts, mask.sum(axis=1).tolist()
 
 
 def write_samples(

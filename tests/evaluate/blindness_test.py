@@ -1,5 +1,7 @@
 """Models that look and models that do not, made by hand."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.evaluate import blindness
 from jaxrl_mm.experiment import Experiment
 from jaxrl_mm.models import config as models
-from jaxrl_mm.structs import Completions
+from jaxrl_mm.structs import Completions, Patches
 
 
 def test_partners_have_as_many_image_tokens():
@@ -19,10 +21,25 @@ def test_partners_have_as_many_image_tokens():
   np.testing.assert_array_equal(found, [2, 4, 5, 3, 1, 0])
 
 
+def test_black_patches_stay_where_they_are():
+  seen = Patches(*(np.ones(n, np.int32) for n in (3, 4, 5, 6)))
+  black = blindness.blacken(seen)
+  assert not black.pixels.any()
+  assert black[1:] == seen[1:]
+  assert not blindness.blacken(np.ones((1, 2, 8, 8, 3), np.uint8)).any()
+
+
 @pytest.fixture
 def setting():
   mesh = sharding.make_mesh()
   return run.make_setting(Experiment(model=models.digits()), mesh)
+
+
+def test_a_model_of_text_alone_is_not_asked():
+  text = dataclasses.replace(models.digits(), vision=None)
+  setting = run.make_setting(Experiment(model=text), sharding.make_mesh())
+  source = sources.Sums("test", size=4, seed=0)
+  assert blindness.make_blindness(setting, source, 4)({}) == {}
 
 
 def _told(setting, text_of):
