@@ -44,6 +44,7 @@ SMALL = (
   "policy.refill=1",
   "policy.samples_every=2",
   "policy.probe_every=4",
+  "policy.pool=32",
   "evaluation.size=32",
   "evaluation.batch=16",
   "loop.save_every=2",
