@@ -48,11 +48,11 @@ from jaxrl_mm.train.preference import PreferenceConfig
 from jaxrl_mm.train.reward_model import RewardModelConfig
 from jaxrl_mm.train.sft import SftConfig
 
-SFT_STEPS, PAIR_STEPS, POLICY_STEPS = 200, 30, 400
+SFT_STEPS, REWARD_STEPS, MPO_STEPS, POLICY_STEPS = 200, 30, 15, 400
 # What the later stages cost in updates of the cold start, of 64 rows. One of
 # the policy stage samples and trains 256 rows; one of pairs trains 128; and the
-# four times that pairs are collected, 6,144 rows are sampled and scored.
-PER_POLICY_STEP, PER_PAIR_STEP, PER_COLLECTION = 5, 2, 45
+# four times that pairs are collected, 8,192 rows are sampled and scored.
+PER_POLICY_STEP, PER_PAIR_STEP, PER_COLLECTION = 5, 2, 60
 
 
 def supervised(
@@ -78,7 +78,7 @@ def preferred(learning_rate: float, trainable: str = ".*") -> OptimizerConfig:
 def get_config(variant: str = "r1v2"):
   """The experiment, or one of its controls."""
   collect = CollectConfig(
-    prompts=512, prompts_per_step=32, samples_per_prompt=8
+    prompts=1024, prompts_per_step=32, samples_per_prompt=8
   )
   demo = Experiment(
     model=models.digits(),
@@ -90,8 +90,8 @@ def get_config(variant: str = "r1v2"):
     ),
     sft=supervised(SFT_STEPS, 1e-3),
     reward_model=RewardModelConfig(
-      collect=dataclasses.replace(collect, prompts=1024),
-      steps=PAIR_STEPS,
+      collect=collect,
+      steps=REWARD_STEPS,
       batch=64,
       micro_batch=32,
       optimizer=preferred(5e-4, "(?!vision/).*"),
@@ -100,7 +100,7 @@ def get_config(variant: str = "r1v2"):
       collect=collect,
       threshold=0.5,
       rounds=2,
-      steps=PAIR_STEPS,
+      steps=MPO_STEPS,
       batch=64,
       micro_batch=32,
       optimizer=preferred(2e-4),
@@ -119,7 +119,7 @@ def get_config(variant: str = "r1v2"):
       probe_every=100,
     ),
   )
-  pairs = 4 * (PER_PAIR_STEP * PAIR_STEPS + PER_COLLECTION)
+  pairs = 2 * PER_PAIR_STEP * (REWARD_STEPS + MPO_STEPS) + 4 * PER_COLLECTION
   more = SFT_STEPS + pairs + PER_POLICY_STEP * POLICY_STEPS
   longer = dataclasses.replace(
     demo,
