@@ -142,6 +142,14 @@ def to_config(experiment: Experiment) -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(dataclasses.asdict(experiment))
 
 
+def is_run(folder: Path) -> bool:
+  """Whether config.json is that of a run; published ones name their model."""
+  try:
+    return "stages" in json.loads((folder / "config.json").read_text())
+  except (OSError, ValueError):
+    return False
+
+
 def read(workdir: Path) -> Experiment:
   """The experiment of a run, from its folder.
 

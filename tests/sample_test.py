@@ -95,7 +95,7 @@ def test_a_run_answers_with_what_it_has_learned(tmp_path, monkeypatch):
   assert e.model == demo.model and e.data.completion_tokens == 5
   monkeypatch.setattr(weights, "final", lambda e, at, mesh: (e.seed, at))
   mesh = sample.make_mesh(e.model)
-  assert sample.read_weights(e, folder, mesh) == (0, folder)
+  assert weights.of_folder(e, folder, mesh) == (0, folder)
 
 
 def test_characters_are_written_when_they_are_whole():
