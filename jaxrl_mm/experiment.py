@@ -22,6 +22,7 @@ from jaxrl_mm.rewards import math as maths
 from jaxrl_mm.rewards.compose import Term
 from jaxrl_mm.rewards.endpoint import Endpoint
 from jaxrl_mm.rewards.judge import InProcess
+from jaxrl_mm.sampling.weights import FORMS
 from jaxrl_mm.train import assemble, policy
 from jaxrl_mm.train.assemble import AssembleConfig
 from jaxrl_mm.train.difficulty import DifficultyConfig
@@ -221,6 +222,13 @@ def check(e: Experiment, shards: int) -> None:
 def _check_policy(e: Experiment) -> None:
   """The parts of the reward, and what they need."""
   policy.make_algorithm(e.policy, e.seed)
+  for name in ("cache", "decode_weights"):
+    if (form := getattr(e.policy, name)) not in FORMS:
+      raise InputError(
+        f"config.policy.{name} is '{form}'; known are {', '.join(FORMS)}"
+      )
+  if not all(e.policy.stop):
+    raise InputError("config.policy.stop has an empty string; take it out")
   learned = e.policy.learned
   if learned and "reward_model" not in e.stages:
     raise InputError(

@@ -65,6 +65,15 @@ def test_an_unknown_value_is_named():
     ),
     ({"policy": PolicyConfig(weights={"beauty": 1.0})}, "weights has 'beauty'"),
     (
+      {"policy": PolicyConfig(cache="int4")},
+      "policy.cache is 'int4'; known are model, int8",
+    ),
+    (
+      {"policy": PolicyConfig(decode_weights="x")},
+      "policy.decode_weights is 'x'; known are model, int8",
+    ),
+    ({"policy": PolicyConfig(stop=("a", ""))}, "stop has an empty string"),
+    (
       {"evaluation": experiment.EvaluationConfig(size=100, batch=64)},
       r"config.evaluation.size \(100\)",
     ),
