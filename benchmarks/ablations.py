@@ -70,7 +70,7 @@ def variants(seed: int) -> dict[str, Variant]:
   )
   grpo = dataclasses.replace(plain, algorithm={"name": "grpo", "clip": 0.2})
   strong = LearnedConfig(weight=5.0, threshold=0.0)
-  band = Band(low=0.0, high=0.1, step=0.2, lowest=0.0, highest=10.0)
+  band = Band(low=0.05, high=0.1, step=0.2)
   calibrated = dataclasses.replace(strong, band=band)
 
   def of(policy=plain, *stages) -> Experiment:

@@ -22,8 +22,8 @@ Where the paper is silent, and why it is so here:
                 and these start from nothing.
   reward_model  The policy's own backbone, tower frozen as in Skywork-VL Reward.
                 Pairs are right against wrong by the rules.
-  preference    A pair is kept from a score gap of 1, a right answer that is
-                e times as likely the better one; two rounds.
+  preference    A pair is kept from a score gap of 0.5, at which the reward
+                model is 62 % sure of its order; two rounds.
   policy        Clip 0.2 and group size 8 are the values of its predecessor and
                 of GRPO; no KL term, as in equation 8. The buffer holds four
                 batches, so that a replayed row is a few updates old and the
@@ -51,8 +51,8 @@ from jaxrl_mm.train.sft import SftConfig
 SFT_STEPS, PAIR_STEPS, POLICY_STEPS = 200, 30, 400
 # What the later stages cost in updates of the cold start, of 64 rows. One of
 # the policy stage samples and trains 256 rows; one of pairs trains 128; and the
-# four times that pairs are collected, 4,096 rows are sampled and scored.
-PER_POLICY_STEP, PER_PAIR_STEP, PER_COLLECTION = 5, 2, 30
+# four times that pairs are collected, 6,144 rows are sampled and scored.
+PER_POLICY_STEP, PER_PAIR_STEP, PER_COLLECTION = 5, 2, 45
 
 
 def supervised(
@@ -90,7 +90,7 @@ def get_config(variant: str = "r1v2"):
     ),
     sft=supervised(SFT_STEPS, 1e-3),
     reward_model=RewardModelConfig(
-      collect=collect,
+      collect=dataclasses.replace(collect, prompts=1024),
       steps=PAIR_STEPS,
       batch=64,
       micro_batch=32,
@@ -98,7 +98,7 @@ def get_config(variant: str = "r1v2"):
     ),
     preference=PreferenceConfig(
       collect=collect,
-      threshold=1.0,
+      threshold=0.5,
       rounds=2,
       steps=PAIR_STEPS,
       batch=64,

@@ -110,7 +110,8 @@ def test_a_published_qwen_trains_by_config_alone(
     evaluation=EvaluationConfig(source=str(pictures), size=4, batch=4),
   )
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
-  setting, opened = run.make_setting(qwen, mesh), run.open_sources(qwen)
+  setting = run.make_setting(qwen, mesh)
+  opened = run.open_sources(qwen, setting, tmp_path / "run")
   with jax.set_mesh(mesh):
     start = weights.initial(qwen, mesh)
     before = jax.tree.map(np.asarray, start["projector"])
