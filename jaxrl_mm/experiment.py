@@ -60,9 +60,14 @@ class DataConfig:
   """Where examples come from and the shapes they are brought to.
 
   Attributes:
-    demonstrations: source of the cold start, see `sources.open_source`.
+    demonstrations: source of the cold start, see `sets.open_source`.
     labelled: digits whose labels the demonstrations may use; 0 for all.
     prompts: source of the policy stage.
+    pairs: what the reward model and preference stages train on, see
+      `sets.open_pairs`; empty makes pairs of the policy's own answers.
+    skip_bad: records that cannot be read, or do not fit the lengths below, are
+      passed over and named in skipped.0.jsonl (the number is the process's);
+      else the first one ends the run, as a held-out one always does.
     tokenizer: folder of a tokenizer; empty takes that of the published
       checkpoint, or builds that of the digits.
     prompt_tokens, completion_tokens: see `loader.Layout`.
@@ -80,6 +85,8 @@ class DataConfig:
   demonstrations: str = "digits/train"
   labelled: int = 50
   prompts: str = "digits/train"
+  pairs: str = ""
+  skip_bad: bool = False
   tokenizer: str = ""
   prompt_tokens: int = 28
   completion_tokens: int = 14

@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerFast  # noqa: E402
 from jaxrl_mm import pytree  # noqa: E402
 from jaxrl_mm.data import sources, tokenizer  # noqa: E402
 from jaxrl_mm.models import config, vlm  # noqa: E402
+from jaxrl_mm.models.attention import Causal  # noqa: E402
 from jaxrl_mm.models.huggingface import internvl, qwen2_5_vl  # noqa: E402
 from jaxrl_mm.models.huggingface.save import save_params  # noqa: E402
 from jaxrl_mm.sampling.decode import Sampling  # noqa: E402
@@ -133,7 +134,7 @@ def score():
       x = vlm.embed(config, params, prompts.tokens, features, image_token)
       where, _ = vlm.positions(prompts, 0)
       mask = prompts.mask
-      hidden, _ = vlm.run_decoder(config, params, x, where, vlm.causal(mask))
+      hidden, _ = vlm.run_decoder(config, params, x, where, Causal(mask))
       logits = hidden @ vlm.head(params).T
       logp = jax.nn.log_softmax(logits[:, :-1])
       picked = prompts.tokens[:, 1:, None]

@@ -27,7 +27,7 @@ class JudgingConfig:
   """What is measured of a judge after each stage.
 
   Attributes:
-    source: pairs, see `data.comparisons.open_source`.
+    source: pairs, see `data.sets.open_source`.
     pairs: how many.
     batch: comparisons made at once.
     samples: of each comparison, at temperature 1.

@@ -68,8 +68,8 @@ class Endpoint:
       except openai.OpenAIError as error:
         raise JudgeDown(
           f"the model at {self.base_url} failed after {self.retries} retries "
-          f"({type(error).__name__}: {error}); start it again, and then this "
-          "run, which goes on from its last checkpoint"
+          f"({type(error).__name__}: {error}); see that it runs: the same "
+          "command then goes on where it stopped"
         ) from error
 
   def _ask_all(self, client: openai.OpenAI, contents: Sequence) -> list[str]:

@@ -44,7 +44,7 @@ PLACES_PER_FULL_GROUP = 3
 # Slots a shard below which there is no program for fewer.
 FEWEST_SLOTS = 8
 # A segment ends early when one in so many slots could take another row.
-REFILL = 8
+REFILL = 16
 # When no row waits, the slots are cut to one in so many.
 SHRINK = 4
 
@@ -163,10 +163,12 @@ def _boards(prompts, sampling, schedule):
   shards, samples = sharding.batch_shards(), sampling.samples_per_prompt
   count, length = prompts.tokens.shape[0] // shards, prompts.tokens.shape[1]
   slots = max(min(schedule.slots // shards, count * samples), 1)
-  places = min(-(-PLACES_PER_FULL_GROUP * slots // samples), slots, count)
-  if slots == count * samples:
-    places = count
-  chunk = min(max(PREFILL_TOKENS // length, 1), places)
+  # More rows at once would wait for slots, and their places with them.
+  chunk = max(min(PREFILL_TOKENS // length, slots // samples // 2), 1)
+  # Room for a chunk beside the rows in slots, so that it never has to wait.
+  places = min(-(-PLACES_PER_FULL_GROUP * slots // samples), slots + chunk)
+  places = count if slots == count * samples else min(places, count)
+  chunk = min(chunk, places)
   return [
     Board(range(i * count, (i + 1) * count), samples, places, slots, chunk)
     for i in range(shards)

@@ -1,6 +1,5 @@
 """Reinforcement learning: sample, grade, replay, update."""
 
-import base64
 import dataclasses
 import json
 import logging
@@ -18,11 +17,10 @@ import optax
 from jaxrl_mm import algorithms, masked, pytree, sharding
 from jaxrl_mm.algorithms import Algorithm
 from jaxrl_mm.algorithms.calibrate import Band, hold_in_band
-from jaxrl_mm.data import images, loader
-from jaxrl_mm.data import tokenizer as tok
+from jaxrl_mm.data import loader
 from jaxrl_mm.data.sources import Source, Subset
 from jaxrl_mm.errors import InputError
-from jaxrl_mm.metrics import append_lines, write_text
+from jaxrl_mm.metrics import write_text
 from jaxrl_mm.models import vlm
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.optimizer import (
@@ -38,7 +36,11 @@ from jaxrl_mm.sampling.weights import to_decode
 from jaxrl_mm.structs import Metrics, Trajectories
 from jaxrl_mm.train.collect import make_score
 from jaxrl_mm.train.loop import Setting, init_state, process_batches, run_stage
-from jaxrl_mm.train.sample import make_sample, read_prompts
+from jaxrl_mm.train.sample import (
+  make_sample,
+  read_prompts,
+  write_samples,
+)
 from jaxrl_mm.train.step import (
   accumulate_gradients,
   apply_gradient,
@@ -242,7 +244,7 @@ def run(
     jax.block_until_ready(state.step)
     seconds = time.perf_counter() - began
     if _is_due(number, config.samples_every):
-      _write_samples(folder, number, setting, *sharding.to_host(shown))
+      write_samples(setting, folder, number, *sharding.to_host(shown))
     if probe and config.probe_every and _is_due(number, config.probe_every):
       metrics |= probe(pytree.join(state.params, frozen))
     parts = {
@@ -493,38 +495,3 @@ def _describe(fresh: Trajectories, mixed: Trajectories, memory) -> Metrics:
     ),
     "tokens": jnp.sum(trained, dtype=jnp.float32),
   }
-
-
-def _write_samples(folder, number, setting, shown, replayed):
-  """Appends some rollouts to samples.jsonl, for people to read.
-
-  The first line of each group has its picture, a base64 PNG.
-  """
-  read = partial(tok.decode, setting.tokenizer)
-  columns = zip(read(shown.prompts.tokens), read(shown.tokens), replayed)
-  first = np.unique(shown.group, return_index=True)[1]
-  pictures = {int(i): _picture(setting, shown.prompts, i) for i in first}
-  lines = [
-    {
-      "step": number,
-      "group": int(shown.group[i]),
-      "prompt": prompt,
-      "completion": completion,
-      "terms": {name: float(x[i]) for name, x in shown.terms.items()},
-      "reward": float(shown.rewards[i]),
-      "advantage": float(shown.advantages[i]),
-      "replayed": bool(was_replayed),
-    }
-    | ({"image": pictures[i]} if pictures.get(i) else {})
-    for i, (prompt, completion, was_replayed) in enumerate(columns)
-  ]
-  append_lines(folder / "samples.jsonl", lines)
-
-
-def _picture(setting, prompts, row) -> str:
-  """The first picture of a row, as far as its tiles show it."""
-  if not isinstance(setting.layout.pictures, images.Tiles):
-    return ""
-  used = np.sum(prompts.tokens[row] == setting.image_token)
-  tiles = prompts.images[row][: used // setting.layout.pictures.tokens]
-  return base64.b64encode(images.png(tiles)).decode() if len(tiles) else ""

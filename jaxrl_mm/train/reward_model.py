@@ -90,6 +90,7 @@ def run(
       terms,
       folder / f"pairs_{part}",
       first=(part - 1) * config.collect.prompts,
+      step=(part - 1) * config.steps,
       pick="widest" if part == 1 else "closest",
     )
     if part == 2:
@@ -164,7 +165,7 @@ def _train(setting, config, reward, source, folder, part) -> Params:
 
 def pair_accuracy(
   setting: Setting,
-  config: CollectConfig,
+  config: RewardModelConfig,
   policy: Params,
   reward: Params,
   source: Source,
@@ -182,13 +183,14 @@ def pair_accuracy(
   """
   records, _ = collect(
     setting,
-    config,
+    config.collect,
     policy,
     reward,
     source,
     terms,
     folder / "held_out",
     first=0,
+    step=2 * config.steps,
     pick="first",
   )
   if not records:

@@ -1,22 +1,33 @@
-"""The sampler of a run, compiled once for all stages that ask alike."""
+"""What all stages that ask have in common.
 
+The sampler of a run is compiled once for those that ask alike; what was drawn
+goes to samples.jsonl, for people to read.
+"""
+
+import base64
 import functools
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 import jax
+import numpy as np
+from jaxtyping import Bool
 
 from jaxrl_mm import sharding
-from jaxrl_mm.data import loader
+from jaxrl_mm.data import images, loader
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.loader import Batch
 from jaxrl_mm.data.sources import Example, Source
 from jaxrl_mm.data.tokenizer import Tokenizer
+from jaxrl_mm.metrics import append_lines
 from jaxrl_mm.models.config import ModelConfig
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.rollout import Sample
 from jaxrl_mm.sampling.decode import Sampling
 from jaxrl_mm.sampling.schedule import Schedule, make_sampler
 from jaxrl_mm.sampling.stops import stop_strings
+from jaxrl_mm.structs import Prompts, Trajectories
 from jaxrl_mm.train.loop import Setting
 
 _WHOLE = Schedule()
@@ -118,3 +129,53 @@ def ask(
   prefix = setting.layout.prefix
   texts = [prefix + text for text in tok.decode(setting.tokenizer, tokens)]
   return texts, mask.sum(axis=1).tolist()
+
+
+def write_samples(
+  setting: Setting,
+  folder: Path,
+  step: int,
+  shown: Trajectories,
+  replayed: Bool[np.ndarray, " B"],
+) -> None:
+  """Appends rollouts to samples.jsonl.
+
+  The first line of each group has its picture, a base64 PNG; so has each
+  replayed row, which is read apart from its group.
+
+  Args:
+    setting: shared by all stages.
+    folder: of the stage.
+    step: of the stage.
+    shown: numpy rows.
+    replayed: which of them come from a buffer.
+  """
+  read = partial(tok.decode, setting.tokenizer)
+  columns = zip(read(shown.prompts.tokens), read(shown.tokens), replayed)
+  with_picture = {*np.unique(shown.group, return_index=True)[1].tolist()}
+  with_picture |= {*np.flatnonzero(replayed).tolist()}
+  lines = [
+    {
+      "step": step,
+      "group": int(shown.group[i]),
+      "prompt": prompt,
+      "completion": completion,
+      "terms": {name: float(x[i]) for name, x in shown.terms.items()},
+      "reward": float(shown.rewards[i]),
+      "advantage": float(shown.advantages[i]),
+      "replayed": bool(was_replayed),
+    }
+    | (_picture(setting, shown.prompts, i) if i in with_picture else {})
+    for i, (prompt, completion, was_replayed) in enumerate(columns)
+  ]
+  append_lines(folder / "samples.jsonl", lines)
+
+
+def _picture(setting: Setting, prompts: Prompts, row: int) -> dict[str, str]:
+  """The first picture of a row, as far as its tiles show it."""
+  if not isinstance(setting.layout.pictures, images.Tiles):
+    return {}
+  used = np.sum(prompts.tokens[row] == setting.image_token)
+  tiles = prompts.images[row][: used // setting.layout.pictures.tokens]
+  png = base64.b64encode(images.png(tiles)).decode() if len(tiles) else ""
+  return {"image": png} if png else {}
