@@ -123,6 +123,7 @@ def test_pairs_that_are_given_are_scored_and_nobody_is_asked(
     {},
     tmp_path / f"pairs_{first}",
     first=first,
+    step=1,
   )
   records, told = take(4)
   assert told == {} and [r.index for r in records] == [0, 1, 4, 5]
