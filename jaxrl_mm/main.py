@@ -14,6 +14,7 @@ from ml_collections import config_flags
 
 from jaxrl_mm import experiment, run
 from jaxrl_mm.errors import InputError
+from jaxrl_mm.rewards.judge import JudgeDown
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "The experiment: a file of configs/, with its variant."
@@ -73,7 +74,7 @@ def main(argv: list[str]) -> None:
       # For the rounds of a stage, and for a run that is continued.
       jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
     run.run(e, workdir)
-  except InputError as error:
+  except (InputError, JudgeDown) as error:
     sys.exit(f"error: {error}")
 
 

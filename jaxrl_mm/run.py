@@ -221,11 +221,9 @@ def run(e: Experiment, workdir: Path) -> dict[str, Any]:
     for name in e.stages:
       models = STAGES[name](r, models)
       if name not in told["stages"]:
-        found = (
-          difficulty.shares(_labels(r))
-          if name == "difficulty"
-          else measure(name, models)
-        )
+        # The stage that trains nothing is told by what it found.
+        labels = _labels(r) if name == "difficulty" else None
+        found = difficulty.shares(labels) if labels else measure(name, models)
         told["stages"][name] = summary.describe_stage(workdir / name, found)
         summary.write(workdir, told)
   summary.show(told, workdir)

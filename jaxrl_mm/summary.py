@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from jaxrl_mm import metrics
+from jaxrl_mm.structs import Number
 
 
 def read(workdir: Path) -> dict[str, Any]:
@@ -24,7 +25,7 @@ def write(workdir: Path, summary: dict[str, Any]) -> None:
     )
 
 
-def describe_stage(folder: Path, held_out: dict[str, float]) -> dict[str, Any]:
+def describe_stage(folder: Path, held_out: dict[str, Number]) -> dict[str, Any]:
   """What the summary says of a stage: held-out results and its own means.
 
   Args:
