@@ -252,6 +252,12 @@ def _divisions(
   size, batch = e.evaluation.size, e.evaluation.batch
   yield "config.evaluation.size", size, "its batch", batch
   yield "config.evaluation.batch", batch, cut, shards
+  yield (
+    f"the rows of one shard, {batch} evaluation.batch / {shards} shards",
+    batch // shards,
+    "config.evaluation.micro_batch",
+    min(e.evaluation.micro_batch, batch // shards),
+  )
   for name in e.stages:
     if name in ("sft", "cold_start", "reward_model", "preference"):
       yield from _batch_divisions(name, getattr(e, name), shards)
@@ -259,6 +265,14 @@ def _divisions(
       c, where = getattr(e, name).collect, f"config.{name}.collect"
       yield f"{where}.prompts", c.prompts, "its batch", c.prompts_per_step
       yield f"{where}.prompts_per_step", c.prompts_per_step, cut, shards
+      rows = c.prompts_per_step * c.samples_per_prompt // shards
+      yield (
+        f"the rows of one shard, {c.prompts_per_step} prompts_per_step * "
+        f"{c.samples_per_prompt} samples_per_prompt / {shards} shards",
+        rows,
+        f"{where}.micro_batch",
+        min(c.micro_batch, rows),
+      )
   if "assemble" in e.stages:
     parts = {"text": e.assemble.text, "align": e.assemble.align}
     for name, part in parts.items():

@@ -185,7 +185,8 @@ def run(e: Experiment, workdir: Path) -> dict[str, Any]:
   setting, opened = make_setting(e, mesh), open_sources(e)
   with jax.set_mesh(mesh):
     check_facts(e, opened.prompts)
-    probe = make_blindness(setting, opened.held_out, e.evaluation.batch)
+    sizes = e.evaluation.batch, e.evaluation.micro_batch
+    probe = make_blindness(setting, opened.held_out, *sizes)
     r = Run(e, setting, opened, probe, workdir)
     measure = make_measure(r)
     models = Models(policy=weights.initial(e, mesh))

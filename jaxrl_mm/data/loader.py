@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import grain
+import jax
 import numpy as np
 
 from jaxrl_mm.data import images, patches, templates
@@ -78,6 +79,21 @@ def encode_prompt(
     group=np.int32(number),
     positions=positions,
   )
+
+
+def prompt_shapes(layout: Layout, rows: int) -> Prompts:
+  """Shapes of a batch of `encode_prompt`'s rows, without a prompt."""
+  blank = images.encode((), layout.pictures, name="")
+  length = layout.prompt_tokens
+  row = Prompts(
+    tokens=np.zeros(length, np.int32),
+    mask=np.zeros(length, bool),
+    images=blank.images,
+    group=np.int32(0),
+    positions=None if blank.grids is None else np.zeros((length, 3), np.int32),
+  )
+  shape = lambda x: jax.ShapeDtypeStruct((rows, *np.shape(x)), x.dtype)
+  return jax.tree.map(shape, row)
 
 
 def encode_demonstration(

@@ -22,11 +22,13 @@ class EvaluationConfig:
     source: see `data.sources.open_source`.
     size: questions.
     batch: questions answered at once.
+    micro_batch: answers a device scores at once, at most.
   """
 
   source: str = "digits/test"
   size: int = 1024
   batch: int = 512
+  micro_batch: int = 512
 
 
 def make_evaluator(

@@ -21,7 +21,7 @@ from jaxrl_mm.train.sample import make_sample, read_prompts
 
 
 def make_blindness(
-  setting: Setting, source: Source, size: int
+  setting: Setting, source: Source, size: int, micro_batch: int
 ) -> Callable[[Params], dict[str, float]]:
   """A function from weights to three numbers on the first `size` questions.
 
@@ -34,9 +34,10 @@ def make_blindness(
     setting: shared by all stages.
     source: questions.
     size: how many; all are asked at once.
+    micro_batch: answers a device scores at once, at most.
   """
   ask = make_sample(setting, samples_per_prompt=1, temperature=0.0)
-  logp = make_logp(setting, 1)
+  logp = make_logp(setting, 1, micro_batch)
   prompts = read_prompts(setting, source, 0, size).arrays
   black = jax.tree.map(np.zeros_like, prompts.images)
   counts = np.sum(prompts.tokens == setting.image_token, axis=1)

@@ -69,7 +69,9 @@ Heard = Callable[[int, Int[np.ndarray, " N"]], None]
 Stop = Callable[[Int[np.ndarray, " N"]], int | None]
 
 
-class _Programs(NamedTuple):
+class Programs(NamedTuple):
+  """The jitted parts of a sampler, see `decode`."""
+
   empty: Callable[..., Slots]
   prefill: Callable[..., Slots]
   decode: Callable[..., tuple[Slots, Drawn]]
@@ -95,7 +97,7 @@ def make_sampler(
     cut over the batch axes of the mesh in use. `limits` [B] are the most
     tokens of each row; `heard` is told the tokens as they come.
   """
-  programs = _programs(config, sampling, schedule)
+  programs = make_programs(config, sampling, schedule)
 
   def sample(
     params: Params,
@@ -130,12 +132,14 @@ def make_sampler(
   return sample
 
 
-def _programs(config, sampling, schedule):
+def make_programs(
+  config: ModelConfig, sampling: Sampling, schedule: Schedule
+) -> Programs:
   """All programs; they are compiled once for each size they meet."""
   fixed = config, sampling
   jit = partial(jax.jit, donate_argnames="slots")
   steps = min(schedule.segment, sampling.max_tokens)
-  return _Programs(
+  return Programs(
     jax.jit(partial(decode.empty, *fixed), static_argnums=(1, 2, 3)),
     jit(partial(decode.prefill, *fixed)),
     jit(partial(decode.decode, *fixed, steps=steps)),
@@ -159,17 +163,42 @@ def _blank(rows, tokens):
   return Completions(tokens, np.zeros(shape, bool), np.zeros(shape, np.float32))
 
 
+class Sizes(NamedTuple):
+  """Of one batch shard: places, slots, and prompts that are run together."""
+
+  places: int
+  slots: int
+  chunk: int
+
+
+def sizes(
+  schedule: Schedule, *, prompts: int, length: int, samples: int, shards: int
+) -> Sizes:
+  """How much of a call is done at once.
+
+  Args:
+    schedule: how the work is cut.
+    prompts: of one shard.
+    length: S, tokens of a prompt.
+    samples: G.
+    shards: of the batch.
+  """
+  slots = max(min(schedule.slots // shards, prompts * samples), 1)
+  places = min(-(-PLACES_PER_FULL_GROUP * slots // samples), slots, prompts)
+  if slots == prompts * samples:
+    places = prompts
+  return Sizes(places, slots, min(max(PREFILL_TOKENS // length, 1), places))
+
+
 def _boards(prompts, sampling, schedule):
   """One for each batch shard."""
   shards, samples = sharding.batch_shards(), sampling.samples_per_prompt
   count, length = prompts.tokens.shape[0] // shards, prompts.tokens.shape[1]
-  slots = max(min(schedule.slots // shards, count * samples), 1)
-  places = min(-(-PLACES_PER_FULL_GROUP * slots // samples), slots, count)
-  if slots == count * samples:
-    places = count
-  chunk = min(max(PREFILL_TOKENS // length, 1), places)
+  cut = sizes(
+    schedule, prompts=count, length=length, samples=samples, shards=shards
+  )
   return [
-    Board(range(i * count, (i + 1) * count), samples, places, slots, chunk)
+    Board(range(i * count, (i + 1) * count), samples, *cut)
     for i in range(shards)
   ]
 

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import statistics
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +33,7 @@ from jaxrl_mm.rewards.compose import Term
 from jaxrl_mm.rollout import rollout
 from jaxrl_mm.train.loop import Setting
 from jaxrl_mm.train.sample import make_sample, read_prompts
+from jaxrl_mm.train.step import map_rows
 
 Pick = Literal["widest", "closest", "first"]
 
@@ -46,12 +47,15 @@ class CollectConfig:
     prompts_per_step: P, asked at once.
     samples_per_prompt: G.
     temperature: of the sampler.
+    micro_batch: answers a device scores at once, at most; best a multiple of
+      G, so that the vision tower sees a group's picture once.
   """
 
   prompts: int = 512
   prompts_per_step: int = 32
   samples_per_prompt: int = 8
   temperature: float = 1.0
+  micro_batch: int = 64
 
 
 def collect(
@@ -122,10 +126,11 @@ def _ask(setting, config, params, reward, source, terms, start, pick):
     sample, params, batch, key, terms, setting.tokenizer, setting.mesh
   )
   t = rolled.trajectories
-  logp = make_logp(setting, samples)(params, t.prompts, t.tokens, t.mask)
+  logp_of = make_logp(setting, samples, config.micro_batch)
+  logp = logp_of(params, t.prompts, t.tokens, t.mask)
   scores = jnp.zeros(logp.shape)
   if reward is not None:
-    score = make_score(setting, samples)
+    score = make_score(setting, samples, config.micro_batch)
     scores = score(reward, t.prompts, t.tokens, t.mask)
   drawn = sharding.to_host((t.tokens, t.mask, scores, logp))
   tokens, _, scores, _ = drawn
@@ -173,14 +178,31 @@ def _record(tokenizer, question, two, tokens, mask, scores, logp) -> Record:
 OfRows = Callable[..., Float[Array, " B"]]
 
 
-def make_logp(setting: Setting, samples_per_prompt: int) -> OfRows:
-  """A jitted function: log-prob of each completion, in nats."""
-  return _logp(setting.model, setting.image_token, samples_per_prompt)
+def make_logp(
+  setting: Setting, samples_per_prompt: int, micro_batch: int
+) -> OfRows:
+  """A jitted function: log-prob of each completion, in nats.
+
+  Args:
+    setting: shared by all stages.
+    samples_per_prompt: how many rows usually share a picture.
+    micro_batch: rows a device sees at once, at most.
+  """
+  return _logp(
+    setting.model, setting.image_token, samples_per_prompt, micro_batch
+  )
 
 
-def make_score(setting: Setting, samples_per_prompt: int) -> OfRows:
-  """A jitted function: the reward model's score of each completion."""
-  return _score(scoring(setting.model), setting.image_token, samples_per_prompt)
+def make_score(
+  setting: Setting, samples_per_prompt: int, micro_batch: int
+) -> OfRows:
+  """A jitted function: the reward model's score of each completion.
+
+  The arguments are those of `make_logp`.
+  """
+  return _score(
+    scoring(setting.model), setting.image_token, samples_per_prompt, micro_batch
+  )
 
 
 def scoring(model: ModelConfig) -> ModelConfig:
@@ -190,35 +212,46 @@ def scoring(model: ModelConfig) -> ModelConfig:
 
 # Compiled once for all stages and rounds.
 @cache
-def _logp(model: ModelConfig, image_token: int, samples_per_prompt: int):
-  @jax.jit
-  def logp(params, prompts, tokens, mask):
+def _logp(
+  model: ModelConfig,
+  image_token: int,
+  samples_per_prompt: int,
+  micro_batch: int,
+):
+  def few(params, rows):
+    *_, mask = rows
     of_tokens, _ = vlm.completion_logp(
       model,
       params,
-      prompts,
-      tokens,
-      mask,
+      *rows,
       image_token=image_token,
       samples_per_prompt=samples_per_prompt,
     )
     return jnp.sum(jnp.where(mask, of_tokens, 0), axis=1)
 
-  return logp
+  return _by_rows(few, micro_batch)
 
 
 @cache
-def _score(model: ModelConfig, image_token: int, samples_per_prompt: int):
-  @jax.jit
-  def score(params, prompts, tokens, mask):
+def _score(
+  model: ModelConfig,
+  image_token: int,
+  samples_per_prompt: int,
+  micro_batch: int,
+):
+  def few(params, rows):
     return vlm.score(
       model,
       params,
-      prompts,
-      tokens,
-      mask,
+      *rows,
       image_token=image_token,
       samples_per_prompt=samples_per_prompt,
     )
 
-  return score
+  return _by_rows(few, micro_batch)
+
+
+def _by_rows(few, micro_batch) -> OfRows:
+  return jax.jit(
+    lambda params, *rows: map_rows(partial(few, params), rows, micro_batch)
+  )

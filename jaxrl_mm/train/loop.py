@@ -189,14 +189,31 @@ def init_state(
     key: of the stage.
     mesh: the mesh.
   """
-  build = lambda params, key: TrainState(
+  build = partial(_first_state, optimizer, algorithm_init)
+  layout = plan_state(params, optimizer, algorithm_init, key, mesh)[1]
+  state = jax.jit(build, out_shardings=layout, donate_argnums=0)(params, key)
+  return state, layout
+
+
+def plan_state(
+  params: Any,
+  optimizer: Any,
+  algorithm_init: Callable[[], Any],
+  key: jax.Array,
+  mesh: Mesh,
+) -> tuple[TrainState, TrainState]:
+  """Shapes and layout of `init_state`'s state; all arguments may be shapes."""
+  build = partial(_first_state, optimizer, algorithm_init)
+  shapes = jax.eval_shape(build, params, key)
+  layout = state_shardings(mesh, shapes.params, optimizer, shapes.algorithm)
+  return shapes, layout
+
+
+def _first_state(optimizer, algorithm_init, params, key) -> TrainState:
+  return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
     opt_state=optimizer.init(params),
     algorithm=algorithm_init(),
     key=key,
   )
-  shapes = jax.eval_shape(build, params, key)
-  layout = state_shardings(mesh, shapes.params, optimizer, shapes.algorithm)
-  state = jax.jit(build, out_shardings=layout, donate_argnums=0)(params, key)
-  return state, layout

@@ -131,7 +131,7 @@ def _tell(folder, number, threshold, found, kept, told):
 
 def _train(setting, config, params, records, source, folder, number) -> Params:
   """One round."""
-  mesh, everywhere = setting.mesh, sharding.replicated(setting.mesh)
+  mesh = setting.mesh
   trained, frozen = split_trainable(config.optimizer, params)
   optimizer = make_optimizer(config.optimizer, config.steps)
   shift = losses.preference.reward_shift()
@@ -139,11 +139,7 @@ def _train(setting, config, params, records, source, folder, number) -> Params:
   state, layout = init_state(
     trained, optimizer, lambda: shift.init(()), key, mesh
   )
-  update = jax.jit(
-    partial(_update, setting, config, optimizer, shift),
-    donate_argnums=0,
-    out_shardings=(layout, everywhere),
-  )
+  update = make_update(setting, config, optimizer, shift, layout)
 
   def step(_, state, batch):
     rows = sharding.to_device(batch.arrays, mesh)
@@ -165,6 +161,24 @@ def _train(setting, config, params, records, source, folder, number) -> Params:
     before=(number - 1) * config.steps,
   )
   return pytree.join(state.params, frozen)
+
+
+def make_update(
+  setting: Setting, config: PreferenceConfig, optimizer, shift, layout
+):
+  """A jitted `(state, frozen, pairs) -> (state, metrics)`.
+
+  Args:
+    setting, config: of the stage.
+    optimizer: optax.
+    shift: see `losses.preference.reward_shift`.
+    layout: of the state, which is donated.
+  """
+  return jax.jit(
+    partial(_update, setting, config, optimizer, shift),
+    donate_argnums=0,
+    out_shardings=(layout, sharding.replicated(setting.mesh)),
+  )
 
 
 def _update(setting, config, optimizer, shift, state, frozen, batch):

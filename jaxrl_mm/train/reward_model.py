@@ -125,22 +125,7 @@ def _train(setting, config, reward, source, folder, part) -> Params:
   optimizer = make_optimizer(settings, config.steps)
   key = jax.random.key(setting.seed)
   state, layout = init_state(trained, optimizer, tuple, key, setting.mesh)
-
-  def loss_fn(params, rows):
-    scores = vlm.score(
-      scoring(setting.model),
-      params,
-      *flatten_pairs(rows),
-      image_token=setting.image_token,
-      samples_per_prompt=2,
-    )
-    chosen, rejected = scores.reshape(-1, 2).T
-    loss, metrics = losses.reward_model.mean_without_ties(
-      chosen, rejected, jnp.zeros(chosen.shape, bool)
-    )
-    return loss, jnp.float32(chosen.shape[0]), metrics
-
-  update = make_train_step(loss_fn, optimizer, config.micro_batch, layout)
+  update = make_update(setting, config, optimizer, layout)
 
   def step(_, state, batch):
     rows = sharding.to_device(batch.arrays, setting.mesh)
@@ -160,6 +145,26 @@ def _train(setting, config, reward, source, folder, part) -> Params:
     before=(part - 1) * config.steps,
   )
   return pytree.join(state.params, frozen)
+
+
+def make_update(setting: Setting, config: RewardModelConfig, optimizer, layout):
+  """The jitted step, see `make_train_step`; its batch is `Pairs`."""
+
+  def loss_fn(params, rows):
+    scores = vlm.score(
+      scoring(setting.model),
+      params,
+      *flatten_pairs(rows),
+      image_token=setting.image_token,
+      samples_per_prompt=2,
+    )
+    chosen, rejected = scores.reshape(-1, 2).T
+    loss, metrics = losses.reward_model.mean_without_ties(
+      chosen, rejected, jnp.zeros(chosen.shape, bool)
+    )
+    return loss, jnp.float32(chosen.shape[0]), metrics
+
+  return make_train_step(loss_fn, optimizer, config.micro_batch, layout)
 
 
 def pair_accuracy(

@@ -65,21 +65,7 @@ def run(
   optimizer = make_optimizer(config.optimizer, config.steps)
   key = jax.random.key(setting.seed)
   state, layout = init_state(trained, optimizer, tuple, key, mesh)
-
-  def loss_fn(params, rows):
-    logp, entropy = vlm.completion_logp(
-      setting.model,
-      params,
-      rows.prompts,
-      rows.tokens,
-      rows.mask,
-      image_token=setting.image_token,
-    )
-    tokens = jnp.sum(rows.mask).astype(jnp.float32)
-    metrics = {"entropy": masked.mean(entropy, rows.mask)}
-    return losses.supervised.cross_entropy(logp, rows.mask), tokens, metrics
-
-  update = make_train_step(loss_fn, optimizer, config.micro_batch, layout)
+  update = make_update(setting, config, optimizer, layout)
 
   def step(_, state, batch):
     rows = sharding.to_device(batch.arrays, mesh)
@@ -99,3 +85,22 @@ def run(
     before=before,
   )
   return pytree.join(state.params, frozen)
+
+
+def make_update(setting: Setting, config: SftConfig, optimizer, layout):
+  """The jitted step, see `make_train_step`; its batch is `Demonstrations`."""
+
+  def loss_fn(params, rows):
+    logp, entropy = vlm.completion_logp(
+      setting.model,
+      params,
+      rows.prompts,
+      rows.tokens,
+      rows.mask,
+      image_token=setting.image_token,
+    )
+    tokens = jnp.sum(rows.mask).astype(jnp.float32)
+    metrics = {"entropy": masked.mean(entropy, rows.mask)}
+    return losses.supervised.cross_entropy(logp, rows.mask), tokens, metrics
+
+  return make_train_step(loss_fn, optimizer, config.micro_batch, layout)

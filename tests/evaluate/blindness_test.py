@@ -59,7 +59,7 @@ def test_who_looks(monkeypatch, setting, text_of, blind, swapped, gap):
   monkeypatch.setattr(blindness, "make_logp", lambda *_: logp)
   source = sources.Digits("test", size=16, seed=0)
   with jax.set_mesh(setting.mesh):
-    found = blindness.make_blindness(setting, source, 16)({})
+    found = blindness.make_blindness(setting, source, 16, 16)({})
   assert found["blind_same"] == blind
   assert found["blind_gap"] == pytest.approx(gap)
   if swapped is None:
