@@ -15,6 +15,8 @@ from jaxrl_mm.data.tokenizer import Tokenizer
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.structs import Demonstrations, Prompts
 
+_ENDLESS = 1 << 60
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
@@ -140,33 +142,32 @@ def batches(
   batch_size: int,
   *,
   seed: int,
-  process: int = 0,
-  processes: int = 1,
+  rows: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
   """Endless shuffled batches; each process reads only its own rows.
 
   The iterator has grain's `get_state()` and `set_state(state)`: a run that
-  is continued sees the batches it would have seen. `group` numbers the draws
-  of the whole run, so no two rows of different draws share a number.
+  is continued sees the batches it would have seen, on any number of
+  processes. `group` numbers the draws of the whole run, so no two rows of
+  different draws share a number.
 
   Args:
     source: the examples.
     encode: `(example, number) -> row of arrays`.
-    batch_size: rows of this process.
+    batch_size: rows of all processes.
     seed: of the shuffle, which differs from epoch to epoch.
-    process, processes: which part of the data this process reads.
+    rows: which of them this process reads; None for all.
   """
-  encoded = lambda index, example: (
-    encode(example, index * processes + process),
-    example,
-  )
-  dataset = (
-    grain.MapDataset.source(source)
-    .seed(seed)
-    .shuffle()
-    .repeat()[process::processes]
-    .map_with_index(encoded)
-    .batch(batch_size, batch_fn=stack)
-  )
+  rows = range(batch_size) if rows is None else rows
+  drawn = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+
+  def read(index):
+    batch, place = divmod(index, len(rows))
+    number = batch * batch_size + rows[place]
+    example = drawn[number]
+    return encode(example, number), example
+
+  dataset = grain.MapDataset.range(_ENDLESS).map(read)
+  dataset = dataset.batch(len(rows), batch_fn=stack)
   options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
   return iter(dataset.to_iter_dataset(options))

@@ -56,7 +56,7 @@ def make_evaluator(
       tokens = answer(params, prompts, jax.random.key(0)).tokens
       scores = grade(terms, setting.tokenizer, sharding.to_host(tokens), batch)
       for name, raw in scores.terms.items():
-        totals[name] += sharding.sum_over_processes(float(raw.sum()))
-    return {name: total / config.size for name, total in totals.items()}
+        totals[name] += sharding.mean_over_processes(float(raw.mean()))
+    return {name: total / len(batches) for name, total in totals.items()}
 
   return evaluate

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import jax
-import numpy as np
 
 from jaxrl_mm import sharding
 from jaxrl_mm.data import loader
@@ -38,11 +37,12 @@ def ask(
     numpy, G rows an example.
   """
   full = [examples[i % len(examples)] for i in range(batch)]
-  mine = np.array_split(np.arange(batch), jax.process_count())
   encode = lambda i: loader.encode_prompt(
     full[i], i, setting.tokenizer, setting.layout
   )
-  rows = [(encode(i), full[i]) for i in mine[jax.process_index()]]
+  rows = [
+    (encode(i), full[i]) for i in sharding.local_rows(setting.mesh, batch)
+  ]
   prompts = sharding.to_device(loader.stack(rows).arrays, setting.mesh)
   drawn = jax.tree.map(sharding.to_every_host, sample(params, prompts, key))
   each = len(drawn.tokens) // batch

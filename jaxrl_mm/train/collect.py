@@ -90,7 +90,7 @@ def collect(
     The pairs, and the mean of each term over all samples.
   """
   told = path.with_suffix(".json")
-  if not told.exists():
+  if not json.loads(sharding.of_first_process(json.dumps(told.exists()))):
     records, means = [], []
     for start in range(first, first + config.prompts, config.prompts_per_step):
       some, terms_of = _ask(
@@ -101,13 +101,17 @@ def collect(
     pairs.write(_part(path, jax.process_index()), records)
     mean = lambda name: statistics.fmean(m[name] for m in means)
     means = {n: sharding.mean_over_processes(mean(n)) for n in terms}
+    sharding.wait_for_all("pairs")
     # Written last: it says that the parts of all processes are whole.
     if jax.process_index() == 0:
-      write_text(told, json.dumps(means, indent=2) + "\n")
-    sharding.mean_over_processes(0.0)
-  parts = [pairs.read(_part(path, n)) for n in range(jax.process_count())]
-  records = sorted(sum(parts, []), key=lambda record: record.index)
-  return records, json.loads(told.read_text())
+      whole = {"parts": jax.process_count(), "means": means}
+      write_text(told, json.dumps(whole, indent=2) + "\n")
+    sharding.wait_for_all("pairs are written")
+  whole = json.loads(told.read_text())
+  parts = [pairs.read(_part(path, n)) for n in range(whole["parts"])]
+  # A row that several processes hold is in the part of each.
+  records = {record.index: record for record in sum(parts, [])}
+  return [records[i] for i in sorted(records)], whole["means"]
 
 
 def _part(path, process):

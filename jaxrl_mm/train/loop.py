@@ -73,10 +73,9 @@ def process_batches(
   return loader.batches(
     source,
     partial(encode, tokenizer=setting.tokenizer, layout=setting.layout),
-    rows // jax.process_count(),
+    rows,
     seed=setting.seed,
-    process=jax.process_index(),
-    processes=jax.process_count(),
+    rows=sharding.local_rows(setting.mesh, rows),
   )
 
 

@@ -289,7 +289,9 @@ def filter_prompts(
   in pool.json, which is read if it is there.
   """
   path = folder / "pool.json"
-  if not path.exists():
+  known = path.read_text() if path.exists() else ""
+  kept = json.loads(sharding.of_first_process(known) or "null")
+  if kept is None:
     sample, kept = _sampler(setting, config), []
     for start in range(0, config.pool, config.prompts_per_step):
       batch = read_prompts(setting, source, start, config.prompts_per_step)
@@ -303,8 +305,6 @@ def filter_prompts(
     folder.mkdir(parents=True, exist_ok=True)
     if jax.process_index() == 0:
       write_text(path, json.dumps(kept))
-  else:
-    kept = json.loads(path.read_text())
   if not kept:
     raise InputError(
       f"{folder.name}: all {config.pool} questions of config.policy.pool were "

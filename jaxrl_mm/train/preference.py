@@ -145,7 +145,8 @@ def _train(setting, config, params, records, source, folder, number) -> Params:
     rows = sharding.to_device(batch.arrays, mesh)
     state, metrics = update(state, frozen, rows)
     tokens = batch.arrays.mask.sum() + 2 * batch.arrays.prompts.mask.sum()
-    return state, metrics | {"tokens": tokens * jax.process_count()}
+    share = len(batch.arrays.mask) / config.batch
+    return state, metrics | {"tokens": tokens / share}
 
   state = run_stage(
     folder,

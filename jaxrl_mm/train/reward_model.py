@@ -131,7 +131,8 @@ def _train(setting, config, reward, source, folder, part) -> Params:
     rows = sharding.to_device(batch.arrays, setting.mesh)
     state, metrics = update(state, frozen, rows)
     tokens = batch.arrays.mask.sum() + 2 * batch.arrays.prompts.mask.sum()
-    return state, metrics | {"tokens": tokens * jax.process_count()}
+    share = len(batch.arrays.mask) / config.batch
+    return state, metrics | {"tokens": tokens / share}
 
   state = run_stage(
     folder,

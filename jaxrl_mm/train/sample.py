@@ -2,8 +2,7 @@
 
 from functools import cache
 
-import jax
-
+from jaxrl_mm import sharding
 from jaxrl_mm.data import loader
 from jaxrl_mm.data.loader import Batch
 from jaxrl_mm.data.sources import Source
@@ -54,11 +53,9 @@ def read_prompts(
   Behind the last question of a file comes its first. `group` is the number
   of the question.
   """
-  numbers = range(start, start + count)[
-    jax.process_index() :: jax.process_count()
-  ]
   rows = []
-  for number in numbers:
+  for place in sharding.local_rows(setting.mesh, count):
+    number = start + place
     example = source[number % len(source)]
     prompt = loader.encode_prompt(
       example, number, setting.tokenizer, setting.layout

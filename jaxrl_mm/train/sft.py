@@ -71,7 +71,8 @@ def run(
     rows = sharding.to_device(batch.arrays, mesh)
     state, metrics = update(state, frozen, rows)
     read = batch.arrays.mask.sum() + batch.arrays.prompts.mask.sum()
-    return state, metrics | {"tokens": read * jax.process_count()}
+    share = len(batch.arrays.mask) / config.batch
+    return state, metrics | {"tokens": read / share}
 
   state = run_stage(
     folder,
