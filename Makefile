@@ -1,21 +1,25 @@
 # make demo: train the laptop model.  make test: run all tests.
+# make parity: compare with torch, which is large, live.
 # PYTHON chooses the interpreter, VENV where it is installed.
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 ARGS ?=
 
-.PHONY: install demo test format
+.PHONY: install demo test parity format
 
 install: $(VENV)/installed
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: EXTRAS := test
+$(VENV)-parity/installed: EXTRAS := test,parity
+
+%/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "error: $(PYTHON) is not Python 3.11 or newer; name one with 'make PYTHON=python3.12 ...'"; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { \
+	@$(PYTHON) -m venv $* || { \
 	  echo "error: $(PYTHON) cannot make a virtual environment; install its venv package (Debian: apt install python3-venv)"; exit 1; }
-	@echo "Installing into $(VENV), once; about a minute."
-	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@echo "Installing into $*, once; it takes a minute or more."
+	@$*/bin/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
 	@touch $@
 
 demo: install
@@ -25,6 +29,10 @@ test: install
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m pytest $(ARGS)
+
+# Warnings of torch and peft are their own affair.
+parity: $(VENV)-parity/installed
+	@$(VENV)-parity/bin/python -m pytest -W ignore tests/parity/*_parity.py $(ARGS)
 
 format: install
 	@$(RUN) -m ruff check --fix .

@@ -66,7 +66,15 @@ class DataConfig:
     tokenizer: folder of a tokenizer; empty takes that of the published
       checkpoint, or builds that of the digits.
     prompt_tokens, completion_tokens: see `loader.Layout`.
-    max_tiles, max_pictures: see `images.Tiles`.
+    max_pictures: pictures and videos of one prompt.
+    max_tiles: of a picture, for InternVL towers; see `images.Tiles`.
+    max_pixels: of a picture once it is resized, for Qwen2.5-VL; an image token
+      takes 28 x 28.
+    windows: room for the pictures of a prompt, for Qwen2.5-VL, see
+      `patches.Patching`; 0 makes room for pictures up to four times as long as
+      they are wide.
+    frames: 2 for prompts with videos, for Qwen2.5-VL; they need `windows`.
+    prefix: what every answer begins with, see `loader.Layout`.
   """
 
   demonstrations: str = "digits/train"
@@ -75,8 +83,12 @@ class DataConfig:
   tokenizer: str = ""
   prompt_tokens: int = 28
   completion_tokens: int = 14
-  max_tiles: int = 3
   max_pictures: int = 1
+  max_tiles: int = 3
+  max_pixels: int = 28 * 28 * 1280
+  windows: int = 0
+  frames: int = 1
+  prefix: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

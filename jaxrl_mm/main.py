@@ -68,7 +68,11 @@ def main(argv: list[str]) -> None:
     if "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
       jax.config.update("jax_num_cpu_devices", e.mesh.cpu_devices)
     join_processes(os.environ)
-    run.run(e, Path(_WORKDIR.value))
+    workdir = Path(_WORKDIR.value)
+    if not jax.config.jax_compilation_cache_dir:
+      # For the rounds of a stage, and for a run that is continued.
+      jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
+    run.run(e, workdir)
   except InputError as error:
     sys.exit(f"error: {error}")
 

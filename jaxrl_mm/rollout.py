@@ -4,6 +4,7 @@ Tokens come to the host once a step, strings are graded there, and two
 numbers a row go back.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -49,6 +50,7 @@ def rollout(
   terms: Mapping[str, Term],
   tokenizer: Tokenizer,
   mesh: Mesh,
+  prefix: str = "",
 ) -> Rollout:
   """Draws completions for a batch of prompts and grades them.
 
@@ -60,13 +62,14 @@ def rollout(
     terms: the reward.
     tokenizer: to read the completions.
     mesh: on which the rows live.
+    prefix: see `grade`.
   """
   start = time.perf_counter()
   prompts = sharding.to_device(batch.arrays, mesh)
   completions = sample(params, prompts, key)
   tokens = sharding.to_host(completions.tokens)
   sampled = time.perf_counter()
-  scores = grade(terms, tokenizer, tokens, batch)
+  scores = grade(terms, tokenizer, tokens, batch, prefix)
   rewards = sharding.to_device(
     (scores.total, scores.verifiable, scores.terms), mesh
   )
@@ -75,18 +78,103 @@ def rollout(
   return Rollout(trajectories, scores, sampled - start, graded - sampled)
 
 
+def uniform_groups(rolled: Rollout, samples: int) -> int:
+  """Groups whose rules gave all rows the same, in all processes."""
+  uniform = np.sum(_is_uniform(rolled.scores.verifiable, samples))
+  return round(sharding.sum_over_processes(float(uniform)))
+
+
+def _is_uniform(verifiable, samples):
+  return np.ptp(verifiable.reshape(-1, samples), axis=1) == 0
+
+
+def refill(old: Rollout, new: Rollout, samples: int, mesh: Mesh) -> Rollout:
+  """Groups of `old` with equal rewards give way to groups of `new` without.
+
+  The dynamic sampling of DAPO (https://arxiv.org/abs/2503.14476, section 3.2).
+  A group moves within its batch shard, so that no picture travels; there may
+  be fewer new groups than are needed.
+
+  Args:
+    old, new: of as many prompts.
+    samples: G, side by side.
+    mesh: on which the rows live.
+  """
+  shards = math.prod(mesh.shape[axis] for axis in sharding.BATCH_AXES)
+  source = _sources(
+    _is_uniform(old.scores.verifiable, samples),
+    ~_is_uniform(new.scores.verifiable, samples),
+    shards // jax.process_count(),
+  )
+  rows = (source[:, None] * samples + np.arange(samples)).reshape(-1)
+  replaced = np.repeat(source >= 0, samples)
+  where = sharding.to_device((rows.astype(np.int32), replaced), mesh)
+  trajectories = _replace(old.trajectories, new.trajectories, *where)
+  here = _row_numbers(rows, shards // jax.process_count())
+  choose = lambda a, b: np.where(replaced, b[here], a)
+  scores = old.scores._replace(
+    total=choose(old.scores.total, new.scores.total),
+    verifiable=choose(old.scores.verifiable, new.scores.verifiable),
+    terms=jax.tree.map(choose, old.scores.terms, new.scores.terms),
+    failures={
+      name: count + new.scores.failures[name]
+      for name, count in old.scores.failures.items()
+    },
+  )
+  return Rollout(
+    trajectories,
+    scores,
+    old.sample_seconds + new.sample_seconds,
+    old.reward_seconds + new.reward_seconds,
+  )
+
+
+def _sources(holes, useful, shards):
+  """The new group, by number within its shard, for each hole; -1 for none."""
+  source = np.full(holes.shape, -1)
+  for part, hole, found in zip(
+    source.reshape(shards, -1),
+    holes.reshape(shards, -1),
+    useful.reshape(shards, -1),
+  ):
+    pairs = zip(np.flatnonzero(hole), np.flatnonzero(found))
+    for place, group in pairs:
+      part[place] = group
+  return source
+
+
+def _row_numbers(rows, shards):
+  """From numbers within a shard to numbers within the process."""
+  per_shard = len(rows) // shards
+  return rows + np.repeat(np.arange(shards) * per_shard, per_shard)
+
+
+@jax.jit
+def _replace(old: Trajectories, new: Trajectories, rows, replaced):
+  def choose(old, new):
+    taken = sharding.take_rows(new, rows)
+    return jnp.where(jnp.expand_dims(replaced, range(1, old.ndim)), taken, old)
+
+  return sharding.constrain_rows(jax.tree.map(choose, old, new))
+
+
 def grade(
   terms: Mapping[str, Term],
   tokenizer: Tokenizer,
   tokens: Int[np.ndarray, "B T"],
   batch: Batch,
+  prefix: str = "",
 ) -> compose.Scores:
-  """Scores of B completions, as many for each example of the batch."""
+  """Scores of B completions, as many for each example of the batch.
+
+  `prefix` is the beginning of the answers that stands in their prompts.
+  """
   samples = len(tokens) // len(batch.examples)
   examples = [e for e in batch.examples for _ in range(samples)]
   answers = [e.answer for e in examples]
   facts = [e.facts for e in examples]
-  return compose.score(terms, tok.decode(tokenizer, tokens), answers, facts)
+  texts = [prefix + text for text in tok.decode(tokenizer, tokens)]
+  return compose.score(terms, texts, answers, facts)
 
 
 @jax.jit

@@ -5,23 +5,27 @@ is finished gives back its weights from its checkpoints, so a run that is
 started again walks through all its stages.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from jaxrl_mm import experiment, report, sharding, summary, weights
-from jaxrl_mm.data import comparisons, difficulty, sources, templates
+from jaxrl_mm.data import comparisons, difficulty, patches, sources, templates
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.images import Tiles
 from jaxrl_mm.data.loader import Layout
+from jaxrl_mm.data.patches import Patching
 from jaxrl_mm.data.sources import Source
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.evaluate.accuracy import make_evaluator
 from jaxrl_mm.evaluate.blindness import make_blindness
 from jaxrl_mm.evaluate.judging import make_judging
-from jaxrl_mm.experiment import REWARDS, Experiment
+from jaxrl_mm.experiment import REWARDS, DataConfig, Experiment
+from jaxrl_mm.models.config import ModelConfig, QwenVisionConfig
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.optimizer import make_optimizer, split_trainable
 from jaxrl_mm.rewards import choice
@@ -149,7 +153,7 @@ def _policy(r: Run, models: Models) -> Models:
     experiment.rewards(e),
     r.workdir / "policy",
     reward=models.reward,
-    probe=r.probe,
+    probe=make_probe(r),
   )
   return models._replace(policy=trained)
 
@@ -202,6 +206,18 @@ def run(e: Experiment, workdir: Path) -> dict[str, Any]:
   if jax.process_index() == 0:
     print(f"To look at: {report.write(workdir)}")
   return told
+
+
+def make_probe(r: Run) -> Callable[[Params], dict[str, float]]:
+  """What is measured during the policy stage, on one batch of held-out
+  questions: the share answered right, and how many without looking."""
+  config = r.experiment.evaluation
+  small = dataclasses.replace(config, size=config.batch)
+  terms = rules({"answer": 1.0})
+  evaluate = make_evaluator(r.setting, small, r.sources.held_out, terms)
+  return lambda params: (
+    {"held_out_accuracy": evaluate(params)["answer"]} | r.probe(params)
+  )
 
 
 def make_measure(r: Run) -> Callable[[Models], dict[str, float]]:
@@ -293,16 +309,50 @@ def make_setting(e: Experiment, mesh: jax.sharding.Mesh) -> Setting:
 def make_layout(e: Experiment) -> Layout:
   """The shapes of prompts, and of pictures where the model sees any."""
   vision, data = e.model.vision, e.data
-  lengths = (data.prompt_tokens, data.completion_tokens)
+  layout = partial(
+    Layout, data.prompt_tokens, data.completion_tokens, prefix=data.prefix
+  )
   if vision is None:
-    return Layout(*lengths, pictures=None, markup=templates.TEXT)
+    return layout(pictures=None, markup=templates.TEXT)
+  if isinstance(vision, QwenVisionConfig):
+    return layout(pictures=make_patching(e.model, data), markup=templates.QWEN)
   tiles = Tiles(
     max_tiles=data.max_tiles,
     image_size=vision.image_size,
     tokens=(vision.side // e.model.shuffle) ** 2,
     max_pictures=data.max_pictures,
   )
-  return Layout(*lengths, pictures=tiles)
+  return layout(pictures=tiles)
+
+
+def make_patching(model: ModelConfig, data: DataConfig) -> Patching:
+  """How the pictures of a Qwen2.5-VL are cut.
+
+  Raises:
+    InputError: a patch would hold another number of frames than the tower
+      takes.
+  """
+  vision = model.vision
+  if data.frames not in (1, vision.frames):
+    raise InputError(
+      f"config.data.frames is {data.frames}; set it to 1 for pictures alone or "
+      f"to {vision.frames}, the frames of a patch, for videos"
+    )
+  token = vision.patch_size * model.shuffle
+  enough = patches.enough_windows(
+    data.max_pixels // token**2, vision.window // model.shuffle
+  )
+  return Patching(
+    windows=data.windows or data.max_pictures * enough,
+    max_pictures=data.max_pictures,
+    min_pixels=min(patches.MIN_PIXELS, data.max_pixels),
+    max_pixels=data.max_pixels,
+    frames=data.frames,
+    patch_size=vision.patch_size,
+    window=vision.window,
+    shuffle=model.shuffle,
+    tower_frames=vision.frames,
+  )
 
 
 def open_sources(e: Experiment) -> Sources:

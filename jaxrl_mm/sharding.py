@@ -13,7 +13,13 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+  AbstractMesh,
+  AxisType,
+  Mesh,
+  NamedSharding,
+  PartitionSpec,
+)
 from jaxtyping import Array
 
 from jaxrl_mm import pytree
@@ -132,7 +138,7 @@ def rows(mesh: Mesh) -> NamedSharding:
 
 
 def by_table(
-  mesh: Mesh,
+  mesh: Mesh | AbstractMesh,
   params: Any,
   table: Sequence[tuple[str, tuple[str | None, ...]]],
   rules: Rules = RULES,

@@ -31,7 +31,7 @@ LAYERS = {
   7: ("experiment", "summary"),
   8: ("weights",),
   9: ("run",),
-  10: ("main", "convert", "__init__"),
+  10: ("main", "convert", "sample", "__init__", "__main__"),
 }
 LEVEL = {unit: level for level, units in LAYERS.items() for unit in units}
 
@@ -73,8 +73,9 @@ def _imports(
 
 
 def _unit(module: str) -> str:
-  """`jaxrl_mm.models.vlm` -> `models`."""
-  return (module.split(".") + ["__init__"])[1]
+  """`jaxrl_mm.models.vlm` -> `models`; a folder's program is no part of it."""
+  _, *parts = [*module.split("."), "__init__"]
+  return "__main__" if "__main__" in parts else parts[0]
 
 
 def _own(name: str) -> str | None:
@@ -157,5 +158,6 @@ def f():
   assert _own("jaxrl_mm.models.vlm.init") == "jaxrl_mm.models.vlm"
   assert _own("jax.numpy") is None
   assert _unit("jaxrl_mm") == "__init__"
+  assert _unit("jaxrl_mm.evaluate.__main__") == "__main__"
   assert _unit("jaxrl_mm.models.vlm") == "models"
   assert MODULES[_own("jaxrl_mm")].name == "__init__.py"

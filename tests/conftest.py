@@ -1,8 +1,10 @@
 """Eight CPU devices for every test, set before jax starts."""
 
 import dataclasses
+import json
 import os
 from functools import partial
+from pathlib import Path
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -12,11 +14,29 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from transformers import PreTrainedTokenizerFast  # noqa: E402
 
 from jaxrl_mm import pytree  # noqa: E402
+from jaxrl_mm.data import sources, tokenizer  # noqa: E402
 from jaxrl_mm.models import config, vlm  # noqa: E402
+from jaxrl_mm.models.huggingface import internvl, qwen2_5_vl  # noqa: E402
+from jaxrl_mm.models.huggingface.save import save_params  # noqa: E402
 from jaxrl_mm.sampling.decode import Sampling  # noqa: E402
 from jaxrl_mm.sampling.generate import generate  # noqa: E402
+
+
+def random_params(model):
+  """Weights without one zero bias or neutral scale, by numpy."""
+  rng = np.random.default_rng(0)
+  shapes = jax.eval_shape(lambda key: vlm.init(model, key), jax.random.key(0))
+
+  def fill(name, shape):
+    noise = rng.standard_normal(shape.shape, np.float32)
+    if name.endswith("scale"):
+      return jnp.asarray(1 + 0.3 * noise)
+    return jnp.asarray(noise * (0.3 if name.endswith("table") else 0.15))
+
+  return pytree.map_with_name(fill, shapes)
 
 
 @pytest.fixture(scope="session")
@@ -33,16 +53,42 @@ def params(tiny):
 
   They are large enough that the logits differ by more than rounding.
   """
-  rng = np.random.default_rng(0)
-  shapes = jax.eval_shape(lambda key: vlm.init(tiny, key), jax.random.key(0))
+  return random_params(tiny)
 
-  def fill(name, shape):
-    noise = rng.standard_normal(shape.shape, np.float32)
-    if name.endswith("scale"):
-      return jnp.asarray(1 + 0.3 * noise)
-    return jnp.asarray(noise * (0.3 if name.endswith("table") else 0.15))
 
-  return pytree.map_with_name(fill, shapes)
+@pytest.fixture(scope="session")
+def qwen_folder(tmp_path_factory):
+  """A Qwen2.5-VL of random weights as the hub has it, with its tokenizer."""
+  golden = Path(__file__).parent / "golden"
+  about = json.loads((golden / "qwen2_5_vl.json").read_text())
+  folder = tmp_path_factory.mktemp("hub") / "qwen2_5_vl"
+  fields = about["config"]
+  fields["vision_config"] |= {"depth": 2, "fullatt_block_indexes": [1]}
+  model = qwen2_5_vl.read_config(fields)
+  table = qwen2_5_vl.table(model, ())
+  save_params(random_params(model), table, folder, like=None, dtype="float32")
+  (folder / "config.json").write_text(json.dumps(fields))
+  PreTrainedTokenizerFast(
+    tokenizer_file=str(golden / "qwen2_5_vl_tokenizer.json"),
+    pad_token="<|endoftext|>",
+    eos_token="<|im_end|>",
+    chat_template=about["chat_template"],
+  ).save_pretrained(folder)
+  return folder
+
+
+@pytest.fixture(scope="session")
+def internvl_folder(tmp_path_factory):
+  """An InternVL of random weights as transformers saves it."""
+  golden = Path(__file__).parent / "golden" / "internvl.json"
+  about = json.loads(golden.read_text())["300m"]
+  folder = tmp_path_factory.mktemp("hub") / "internvl"
+  model = internvl.read_config(about["config"])
+  table = internvl.table(model, about["shapes"].keys())
+  save_params(random_params(model), table, folder, like=None, dtype="float32")
+  (folder / "config.json").write_text(json.dumps(about["config"]))
+  tokenizer.build(sources.digits_texts()).save_pretrained(folder)
+  return folder
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +107,9 @@ def right_padded():
     roll = lambda x: jnp.stack(
       [jnp.roll(row, m.sum(), 0) for row, m in zip(x, prompts.mask)]
     )
-    return prompts._replace(
-      tokens=roll(prompts.tokens), mask=roll(prompts.mask)
-    )
+    names = "tokens", "mask", "positions"
+    per_token = {n: getattr(prompts, n) for n in names}
+    return prompts._replace(**jax.tree.map(roll, per_token))
 
   return turn
 

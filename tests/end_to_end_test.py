@@ -27,6 +27,7 @@ SMALL = (
   "policy.samples_per_prompt=4",
   "policy.micro_batch=4",
   "policy.algorithm.capacity=16",
+  "policy.refill=1",
   "policy.samples_every=2",
   "evaluation.size=32",
   "evaluation.batch=16",

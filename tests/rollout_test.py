@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxrl_mm import rollout, sharding
 from jaxrl_mm.data import loader, sources
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.images import Tiles
+from jaxrl_mm.rewards import compose
 from jaxrl_mm.rewards import format as form
 from jaxrl_mm.rewards import math as maths
 from jaxrl_mm.rewards.compose import Term
@@ -87,3 +89,56 @@ def test_a_rollout_lies_on_the_mesh():
   )
   np.testing.assert_allclose(rolled.trajectories.rewards, np.full(16, 1.5))
   np.testing.assert_allclose(rolled.scores.verifiable, np.full(16, 1.5))
+
+
+def _rolled(mesh, verifiable, offset):
+  """Rollouts of four groups of two; `offset` makes every row its own."""
+  rewards = np.array(verifiable, np.float32)
+  numbers = np.arange(8) + offset
+  words = np.tile(numbers[:, None], (1, 3)).astype(np.int32)
+  prompts = Prompts(words, words > 0, None, numbers)
+  drawn = Completions(words, words > 0, words.astype(np.float32))
+  prompts, drawn, reward = sharding.to_device((prompts, drawn, rewards), mesh)
+  scores = compose.Scores(
+    rewards + offset, rewards, {"answer": rewards}, {"answer": offset}
+  )
+  rows = rollout.assemble(prompts, drawn, reward, reward, {"answer": reward})
+  return rollout.Rollout(rows, scores, 1.0, 2.0)
+
+
+@pytest.mark.parametrize(
+  "shards, expected",
+  [
+    # Holes are groups 0, 2, 3; 1 and 3 of the new groups are good.
+    (1, [12, 13, 2, 3, 16, 17, 6, 7]),
+    # Each half has one to give, and the second half two holes.
+    (2, [12, 13, 2, 3, 16, 17, 6, 7]),
+    # Each shard is a group: 1 has no hole, 3 changes places with 3.
+    (4, [0, 1, 2, 3, 4, 5, 16, 17]),
+  ],
+)
+def test_uniform_groups_give_way_to_others(shards, expected):
+  mesh = sharding.make_mesh(shards, devices=jax.devices()[:shards])
+  old = _rolled(mesh, [1, 1, 0, 1, 0, 0, 1, 1], 0)
+  new = _rolled(mesh, [1, 1, 1, 0, 0, 0, 0, 1], 10)
+  assert rollout.uniform_groups(old, 2) == 3
+  with jax.set_mesh(mesh):
+    got = rollout.refill(old, new, 2, mesh)
+  np.testing.assert_array_equal(got.trajectories.group, expected)
+  for column in (got.trajectories.tokens, got.trajectories.prompts.tokens):
+    np.testing.assert_array_equal(column[:, 0], expected)
+  taken = np.array(expected) >= 10
+  every = np.concatenate([old.scores.total, np.zeros(2), new.scores.total])
+  np.testing.assert_array_equal(got.scores.total, every[expected])
+  np.testing.assert_array_equal(got.scores.verifiable, got.trajectories.rewards)
+  assert rollout.uniform_groups(got, 2) == 3 - taken.sum() // 2
+  assert got.scores.failures == {"answer": 10}
+  assert (got.sample_seconds, got.reward_seconds) == (2.0, 4.0)
+
+
+def test_the_given_beginning_of_an_answer_is_graded_with_it():
+  tokenizer, batch = _batch(1)
+  whole = batch.examples[0].demonstration
+  tokens = _written(tokenizer, [whole.removeprefix("<think>"), whole])
+  scores = rollout.grade(TERMS, tokenizer, tokens, batch, "<think>")
+  np.testing.assert_array_equal(scores.terms["format"], [1, 0])

@@ -1,13 +1,22 @@
-"""What a run finds wrong before its first stage."""
+"""What a run finds wrong before its first stage, and what models it takes."""
 
 import dataclasses
+import json
 
+import jax
+import numpy as np
 import pytest
+from PIL import Image
 
-from jaxrl_mm import run, sharding
+from jaxrl_mm import run, sharding, weights
 from jaxrl_mm.errors import InputError
-from jaxrl_mm.experiment import Experiment
+from jaxrl_mm.evaluate.accuracy import EvaluationConfig
+from jaxrl_mm.experiment import DataConfig, Experiment
 from jaxrl_mm.models import config as models
+from jaxrl_mm.models.huggingface import families
+from jaxrl_mm.optimizer import OptimizerConfig
+from jaxrl_mm.train.policy import PolicyConfig
+from jaxrl_mm.train.sft import SftConfig
 
 DEMO = Experiment(model=models.digits())
 
@@ -37,3 +46,105 @@ def test_a_model_of_text_alone_needs_no_image_tokens():
   )
   assert setting.layout.pictures is None
   assert setting.image_token == -1
+
+
+def test_a_qwen_makes_room_for_its_pictures():
+  qwen = dataclasses.replace(DEMO, model=models.qwen2_5_vl_7b())
+  layout = run.make_layout(qwen)
+  assert (layout.markup.image, layout.pictures.window) == ("<|image_pad|>", 8)
+  # Of 1,280 tokens: a picture of 25 x 51 takes 7 x 13.
+  assert layout.pictures.windows == 91
+  data = dataclasses.replace(DEMO.data, max_pictures=2, max_pixels=28 * 28 * 64)
+  layout = run.make_layout(dataclasses.replace(qwen, data=data))
+  assert layout.pictures.windows == 2 * 6  # of 5 x 12 each
+  data = dataclasses.replace(data, windows=5, frames=2)
+  layout = run.make_layout(dataclasses.replace(qwen, data=data))
+  assert (layout.pictures.windows, layout.pictures.frames) == (5, 2)
+  data = dataclasses.replace(data, frames=3)
+  with pytest.raises(InputError, match="frames is 3; .* to 2, the frames"):
+    run.make_layout(dataclasses.replace(qwen, data=data))
+
+
+@pytest.fixture
+def pictures(tmp_path):
+  """Questions about pictures of odd sizes, as JSON lines."""
+  rng = np.random.default_rng(0)
+  lines = []
+  for i, size in enumerate([(17, 40), (61, 33), (30, 30), (90, 23)]):
+    pixels = rng.integers(256, size=(*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    record = {"image": f"{i}.png", "question": "Is it red?", "answer": "no"}
+    lines.append(json.dumps(record | {"demonstration": "It is not."}))
+  path = tmp_path / "questions.jsonl"
+  path.write_text("\n".join(lines))
+  return path
+
+
+@pytest.mark.usefixtures("quick_compile")
+def test_a_published_qwen_trains_by_config_alone(
+  qwen_folder, pictures, tmp_path
+):
+  model = families.read_config(qwen_folder)
+  optimizer = OptimizerConfig(learning_rate=1e-3, trainable="projector/.*")
+  qwen = Experiment(
+    model=dataclasses.replace(model, dtype="float32"),
+    pretrained=str(qwen_folder),
+    data=DataConfig(
+      demonstrations=str(pictures),
+      prompts=str(pictures),
+      prompt_tokens=160,
+      completion_tokens=12,
+      max_pixels=64 * 64,
+    ),
+    sft=SftConfig(steps=1, batch=4, micro_batch=2, optimizer=optimizer),
+    policy=PolicyConfig(
+      steps=1,
+      prompts_per_step=4,
+      samples_per_prompt=2,
+      micro_batch=4,
+      algorithm={"name": "reinforce"},
+      weights={"format": 1.0},
+      optimizer=optimizer,
+      samples_every=1,
+    ),
+    evaluation=EvaluationConfig(source=str(pictures), size=4, batch=4),
+  )
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  setting, opened = run.make_setting(qwen, mesh), run.open_sources(qwen)
+  with jax.set_mesh(mesh):
+    start = weights.initial(qwen, mesh)
+    before = jax.tree.map(np.asarray, start["projector"])
+    r = run.Run(qwen, setting, opened, lambda params: {}, tmp_path / "run")
+    trained = run.STAGES["sft"](r, run.Models(policy=start))
+    after = trained.policy["projector"]
+    moved = jax.tree.map(lambda a, b: np.any(a != b), before, after)
+    assert all(jax.tree.leaves(moved))
+    run.STAGES["policy"](r, trained)
+  metrics = [
+    json.loads((tmp_path / "run" / stage / "metrics.jsonl").read_text())
+    for stage in ("sft", "policy")
+  ]
+  assert all(np.isfinite(m["loss"]) for m in metrics)
+  assert metrics[1]["sampler_gap"] < 1e-4
+
+
+def test_the_policy_is_evaluated_during_its_stage(monkeypatch):
+  """On one batch of held-out questions, beside the blindness."""
+  asked = []
+
+  def make_evaluator(setting, config, source, terms):
+    asked.append((config.size, config.batch, source, list(terms)))
+    return lambda params: {"answer": params["right"]}
+
+  monkeypatch.setattr(run, "make_evaluator", make_evaluator)
+  probe = run.make_probe(
+    run.Run(
+      DEMO,
+      setting=None,
+      sources=run.Sources("held out", "demonstrations", "prompts"),
+      probe=lambda params: {"blind_same": 0.25},
+      workdir=None,
+    )
+  )
+  assert asked == [(512, 512, "held out", ["answer"])]
+  assert probe({"right": 0.5}) == {"held_out_accuracy": 0.5, "blind_same": 0.25}

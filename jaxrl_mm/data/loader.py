@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain
 import jax
@@ -13,7 +13,7 @@ from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.sources import Example, Source
 from jaxrl_mm.data.tokenizer import Tokenizer
 from jaxrl_mm.errors import InputError
-from jaxrl_mm.structs import Demonstrations, Prompts
+from jaxrl_mm.structs import Demonstrations, Pairs, Prompts
 
 _ENDLESS = 1 << 60
 
@@ -27,19 +27,26 @@ class Layout:
     completion_tokens: T.
     pictures: what becomes of pictures; None where the model sees none.
     markup: how the model's prompts hold them.
+    prefix: what every answer begins with, for example `<think>\\n`; it stands
+      at the end of the prompt, and only what follows is drawn or trained.
   """
 
   prompt_tokens: int
   completion_tokens: int
   pictures: images.Tiles | patches.Patching | None
   markup: templates.Markup = templates.INTERNVL
+  prefix: str = ""
+
+
+# Of one example, or with a leading axis of many.
+Row = Prompts | Demonstrations | Pairs
 
 
 class Batch(NamedTuple):
-  """Numpy rows for the device beside the strings that stay on the host."""
+  """Numpy rows for the device beside what they are of, which stays behind."""
 
-  arrays: Prompts | Demonstrations
-  examples: list[Example]
+  arrays: Row
+  examples: list[Any]
 
 
 def encode_prompt(
@@ -58,6 +65,7 @@ def encode_prompt(
     name=example.name,
     markup=layout.markup,
     videos=[i for i, x in enumerate(example.pictures) if x.ndim == 4],
+    prefix=layout.prefix,
   )
   room = layout.prompt_tokens - len(ids)
   if room < 0:
@@ -107,7 +115,14 @@ def encode_demonstration(
       f"sample {example.name} has no 'demonstration', which supervised "
       "training needs"
     )
-  ids = tok.completion_ids(tokenizer, example.demonstration)
+  if not example.demonstration.startswith(layout.prefix):
+    raise InputError(
+      f"sample {example.name}: its demonstration does not begin with "
+      f"config.data.prefix, {layout.prefix!r}; write it there, or set "
+      "config.data.prefix to ''"
+    )
+  answer = example.demonstration.removeprefix(layout.prefix)
+  ids = tok.completion_ids(tokenizer, answer)
   room = layout.completion_tokens - len(ids)
   if room < 0:
     raise InputError(
@@ -121,10 +136,10 @@ def encode_demonstration(
   )
 
 
-def stack(rows: Sequence[tuple[Prompts | Demonstrations, Example]]) -> Batch:
+def stack(rows: Sequence[tuple[Row, Any]]) -> Batch:
   """Rows to one batch with a leading axis."""
   arrays = [row for row, _ in rows]
-  return Batch(_stack(arrays), [example for _, example in rows])
+  return Batch(_stack(arrays), [of for _, of in rows])
 
 
 def _stack(rows):

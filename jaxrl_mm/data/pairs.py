@@ -76,7 +76,8 @@ def read(path: Path) -> list[Record]:
   as_tuples = lambda fields: {
     k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
   }
-  return [Record(**as_tuples(json.loads(line))) for line in path.open()]
+  with path.open() as file:
+    return [Record(**as_tuples(json.loads(line))) for line in file]
 
 
 def encode(

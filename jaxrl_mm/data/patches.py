@@ -13,6 +13,7 @@ from jaxrl_mm.errors import InputError
 from jaxrl_mm.structs import Patches
 
 MAX_ASPECT = 200  # The model was never shown longer strips.
+MIN_PIXELS = 56 * 56  # Smaller pictures are enlarged, as in its training.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Patching:
 
   windows: int
   max_pictures: int = 1
-  min_pixels: int = 56 * 56
+  min_pixels: int = MIN_PIXELS
   max_pixels: int = 28 * 28 * 1280
   frames: int = 1
   seconds_per_frame: float = 0.5
@@ -60,6 +61,21 @@ class Grid(NamedTuple):
   @property
   def tokens(self) -> int:
     return self.time * self.height * self.width
+
+
+def enough_windows(tokens: int, side: int, aspect: int = 4) -> int:
+  """Windows that any picture of so many image tokens fits in.
+
+  Args:
+    tokens: of the picture, at most.
+    side: of a window, in tokens.
+    aspect: how many times as long as wide a picture is at most.
+  """
+  up = lambda n: -(-n // side)
+  return max(
+    up(short) * up(min(tokens // short, aspect * short))
+    for short in range(1, math.isqrt(tokens) + 1)
+  )
 
 
 def smart_size(

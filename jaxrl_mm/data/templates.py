@@ -59,6 +59,7 @@ def prompt_ids(
   name: str,
   markup: Markup = INTERNVL,
   videos: Collection[int] = (),
+  prefix: str = "",
 ) -> list[int]:
   """Ids of a prompt, each picture expanded to its image tokens.
 
@@ -69,12 +70,13 @@ def prompt_ids(
     name: of the sample, for the message.
     markup: of the model's family.
     videos: which of the pictures are videos, by number.
+    prefix: what the answer is given to begin with.
 
   Raises:
     InputError: the ids hold another number of image tokens than the pictures
       have features, for example because the question itself names the token.
   """
-  text = prompt_text(tokenizer, question, len(image_tokens), markup)
+  text = prompt_text(tokenizer, question, len(image_tokens), markup) + prefix
   for i, count in enumerate(image_tokens):
     token = markup.video if i in videos else markup.image
     expanded = markup.start + token * count + markup.end

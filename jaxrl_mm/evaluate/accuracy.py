@@ -10,6 +10,7 @@ from jaxrl_mm.data.sources import Source
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.rewards.compose import Term
 from jaxrl_mm.rollout import grade
+from jaxrl_mm.sampling.weights import to_decode
 from jaxrl_mm.train.loop import Setting
 from jaxrl_mm.train.sample import make_sample, read_prompts
 
@@ -50,11 +51,15 @@ def make_evaluator(
   ]
 
   def evaluate(params: Params) -> dict[str, float]:
+    weights = to_decode(setting.model, params)
     totals = {name: 0.0 for name in terms}
     for batch in batches:
       prompts = sharding.to_device(batch.arrays, setting.mesh)
-      tokens = answer(params, prompts, jax.random.key(0)).tokens
-      scores = grade(terms, setting.tokenizer, sharding.to_host(tokens), batch)
+      tokens = sharding.to_host(
+        answer(weights, prompts, jax.random.key(0)).tokens
+      )
+      prefix = setting.layout.prefix
+      scores = grade(terms, setting.tokenizer, tokens, batch, prefix)
       for name, raw in scores.terms.items():
         totals[name] += sharding.mean_over_processes(float(raw.mean()))
     return {name: total / len(batches) for name, total in totals.items()}

@@ -15,6 +15,7 @@ from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.sources import Source
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.rewards import format as form
+from jaxrl_mm.structs import Patches
 from jaxrl_mm.train.collect import make_logp
 from jaxrl_mm.train.loop import Setting
 from jaxrl_mm.train.sample import make_sample, read_prompts
@@ -39,7 +40,7 @@ def make_blindness(
   ask = make_sample(setting, samples_per_prompt=1, temperature=0.0)
   logp = make_logp(setting, 1, micro_batch)
   prompts = read_prompts(setting, source, 0, size).arrays
-  black = jax.tree.map(np.zeros_like, prompts.images)
+  black = blacken(prompts.images)
   counts = np.sum(prompts.tokens == setting.image_token, axis=1)
   other = jax.tree.map(lambda x: x[partners(counts)], prompts.images)
   shown, dark, swapped = (
@@ -71,6 +72,13 @@ def make_blindness(
     }
 
   return measure
+
+
+def blacken(images: Patches | np.ndarray | None) -> Patches | np.ndarray | None:
+  """The same pictures without light; where their patches lie stays."""
+  if isinstance(images, Patches):
+    return images._replace(pixels=np.zeros_like(images.pixels))
+  return jax.tree.map(np.zeros_like, images)
 
 
 def partners(counts: Int[np.ndarray, " B"]) -> Int[np.ndarray, " B"]:

@@ -23,12 +23,13 @@ def grade(response: str, item: Item) -> Verdict:
 
 # -------------------------------------------------------- HallusionBench
 def read_hallusion(folder: Path) -> list[Item]:
-  """HallusionBench: `HallusionBench.json` and its picture folders beside it.
+  """HallusionBench: `HallusionBench.json` beside the folder of its pictures.
 
   https://arxiv.org/abs/2310.14566. Questions without a picture are asked too.
   """
   path = Path(folder) / "HallusionBench.json"
-  return [_hallusion_item(folder, r) for r in records.read_file(path)]
+  pictures = Path(folder) / "hallusion_bench"
+  return [_hallusion_item(pictures, r) for r in records.read_file(path)]
 
 
 def _hallusion_item(folder: Path, record: Record) -> Item:
@@ -111,6 +112,8 @@ HALLUSIONBENCH = Benchmark(
   grade,
   hallusion_metric,
   "https://arxiv.org/abs/2310.14566",
+  hub="github.com/tianyi-lab/HallusionBench",
+  files=("HallusionBench.json", "hallusion_bench"),
 )
 POPE = Benchmark(
   read_pope,
@@ -118,4 +121,11 @@ POPE = Benchmark(
   grade,
   pope_metric,
   "https://arxiv.org/abs/2305.10355",
+  hub="github.com/AoiDragon/POPE",
+  files=(
+    "coco_pope_random.json",
+    "coco_pope_popular.json",
+    "coco_pope_adversarial.json",
+    "val2014",
+  ),
 )

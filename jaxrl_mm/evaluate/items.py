@@ -68,6 +68,10 @@ class Benchmark(NamedTuple):
     metric: `(items, one verdict each) -> {name: value}`, the headline first,
       under "overall"; shares, not percents.
     paper: where the benchmark comes from.
+    hub: where its folder is downloaded; empty where nothing is needed.
+    files: patterns of which each has to match a file of the folder.
+    judged: its answers can also be compared by a language model, as Skywork
+      R1V2 does.
   """
 
   read: Callable[[Path], list[Item]]
@@ -75,6 +79,9 @@ class Benchmark(NamedTuple):
   grade: Callable[[str, Item], Verdict]
   metric: Callable[[Sequence[Item], Sequence[Verdict]], dict[str, float]]
   paper: str
+  hub: str = ""
+  files: tuple[str, ...] = ()
+  judged: bool = False
 
 
 def pixels(picture: Picture) -> np.ndarray:

@@ -280,5 +280,11 @@ def metric(
 
 
 LIVEBENCH = Benchmark(
-  read, prompts.bare, grade, metric, "https://arxiv.org/abs/2406.19314"
+  read,
+  prompts.bare,
+  grade,
+  metric,
+  "https://arxiv.org/abs/2406.19314",
+  hub="livebench/<category>",
+  files=("**/*",),
 )

@@ -150,4 +150,6 @@ LIVECODEBENCH = Benchmark(
   grade,
   multimodal.accuracy,
   "https://arxiv.org/abs/2403.07974",
+  hub="livecodebench/code_generation_lite",
+  files=("**/test*.jsonl",),
 )

@@ -66,13 +66,9 @@ _DISCIPLINE_OF = {
 
 
 def read_mmmu(folder: Path) -> list[Item]:
-  """MMMU's validation split: a folder a subject with its parquet file.
-
-  Of the files those whose names begin with "validation" are read, if any do.
-  """
-  found = records.read(folder)
-  wanted = [r for r in found if r.file.name.startswith("validation")]
-  return [_mmmu_item(folder, record) for record in wanted or found]
+  """MMMU's validation split: a folder a subject with its parquet file."""
+  found = records.read(folder, "validation")
+  return [_mmmu_item(folder, record) for record in found]
 
 
 def _mmmu_item(folder: Path, record: Record) -> Item:
@@ -167,7 +163,8 @@ def mmmu_pro_metric(
 # ------------------------------------------------------------- MathVista
 def read_mathvista(folder: Path) -> list[Item]:
   """MathVista's testmini split (https://arxiv.org/abs/2310.02255)."""
-  return [_mathvista_item(folder, record) for record in records.read(folder)]
+  found = records.read(folder, "testmini")
+  return [_mathvista_item(folder, record) for record in found]
 
 
 def _mathvista_item(folder: Path, record: Record) -> Item:
@@ -211,8 +208,9 @@ def grade_mathvista(response: str, item: Item) -> Verdict:
 
 # ------------------------------------------------------------ MathVision
 def read_mathvision(folder: Path) -> list[Item]:
-  """MathVision, test or testmini (https://arxiv.org/abs/2402.14804)."""
-  return [_mathvision_item(folder, record) for record in records.read(folder)]
+  """MathVision's testmini split (https://arxiv.org/abs/2402.14804)."""
+  found = records.read(folder, "testmini")
+  return [_mathvision_item(folder, record) for record in found]
 
 
 def _mathvision_item(folder: Path, record: Record) -> Item:
@@ -313,6 +311,9 @@ MMMU = Benchmark(
   grade_mmmu,
   accuracy,
   "https://arxiv.org/abs/2311.16502",
+  hub="MMMU/MMMU",
+  files=("*/validation*.parquet",),
+  judged=True,
 )
 MMMU_PRO = Benchmark(
   read_mmmu_pro,
@@ -320,6 +321,9 @@ MMMU_PRO = Benchmark(
   grade_letter,
   mmmu_pro_metric,
   "https://arxiv.org/abs/2409.02813",
+  hub="MMMU/MMMU_Pro",
+  files=("standard (10 options)/*.parquet", "vision/*.parquet"),
+  judged=True,
 )
 MATHVISTA = Benchmark(
   read_mathvista,
@@ -327,6 +331,9 @@ MATHVISTA = Benchmark(
   grade_mathvista,
   accuracy,
   "https://arxiv.org/abs/2310.02255",
+  hub="AI4Math/MathVista",
+  files=("**/testmini*",),
+  judged=True,
 )
 MATHVISION = Benchmark(
   read_mathvision,
@@ -334,6 +341,9 @@ MATHVISION = Benchmark(
   grade_mathvision,
   accuracy,
   "https://arxiv.org/abs/2402.14804",
+  hub="MathLLMs/MathVision",
+  files=("**/testmini*",),
+  judged=True,
 )
 OLYMPIADBENCH = Benchmark(
   read_olympiad,
@@ -341,4 +351,7 @@ OLYMPIADBENCH = Benchmark(
   grade_olympiad,
   accuracy,
   "https://arxiv.org/abs/2402.14008",
+  hub="Hothan/OlympiadBench",
+  files=("**/OE_*",),
+  judged=True,
 )

@@ -99,6 +99,24 @@ def _swap(item: Item) -> Item:
   return item._replace(responses=(second, first), answer=other)
 
 
+def with_orders(benchmark: Benchmark) -> Benchmark:
+  """The same benchmark for the items that `both_orders` gives.
+
+  Its metrics are over all items, and "orders/..." what the order does. Pairs
+  of one prompt are right together within an order.
+  """
+
+  def metric(items, verdicts):
+    found = orders(items, verdicts)
+    found = {f"orders/{name}": value for name, value in found.items()}
+    half = len(items) // 2
+    apart = [f"{item.group}/{i // half}" for i, item in enumerate(items)]
+    items = [item._replace(group=g) for item, g in zip(items, apart)]
+    return {**benchmark.metric(items, verdicts), **found}
+
+  return benchmark._replace(metric=metric)
+
+
 def _ordered(item: Item) -> Item:
   """The pair in an order drawn by its texts: always the same, for all models.
 
@@ -321,8 +339,9 @@ _SECTIONS = {
 def read_rewardbench(folder: Path) -> list[Item]:
   """RewardBench's `filtered` split: parquet with prompt, chosen, rejected."""
   known = {subset for section in _SECTIONS.values() for subset in section}
-  items = [_rewardbench_item(record) for record in records.read(folder)]
-  # The same files hold the prior test sets, which are not in the four sections.
+  found = records.read(folder, "filtered")
+  items = [_rewardbench_item(record) for record in found]
+  # Not the prior test sets, which are in none of the four sections.
   return [item for item in items if item.category in known]
 
 
@@ -358,7 +377,13 @@ def rewardbench_metric(
 
 
 VL_REWARDBENCH = Benchmark(
-  read_vl, prompt, grade, vl_metric, "https://arxiv.org/abs/2411.17451"
+  read_vl,
+  prompt,
+  grade,
+  vl_metric,
+  "https://arxiv.org/abs/2411.17451",
+  hub="MMInstruction/VL-RewardBench",
+  files=("**/test*",),
 )
 MULTIMODAL_REWARDBENCH = Benchmark(
   read_multimodal,
@@ -366,6 +391,8 @@ MULTIMODAL_REWARDBENCH = Benchmark(
   grade,
   multimodal_metric,
   "https://arxiv.org/abs/2502.14191",
+  hub="github.com/facebookresearch/multimodal_rewardbench",
+  files=("all_data.json",),
 )
 MM_RLHF_REWARDBENCH = Benchmark(
   read_mm_rlhf,
@@ -373,6 +400,8 @@ MM_RLHF_REWARDBENCH = Benchmark(
   grade,
   mm_rlhf_metric,
   "https://arxiv.org/abs/2502.10391",
+  hub="yifanzhang114/MM-RLHF-RewardBench",
+  files=("mm_reward_bench.jsonl",),
 )
 REWARDBENCH = Benchmark(
   read_rewardbench,
@@ -380,4 +409,6 @@ REWARDBENCH = Benchmark(
   grade,
   rewardbench_metric,
   "https://arxiv.org/abs/2403.13787",
+  hub="allenai/reward-bench",
+  files=("**/filtered*",),
 )

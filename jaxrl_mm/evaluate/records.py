@@ -27,16 +27,18 @@ class Record(NamedTuple):
   file: Path
 
 
-def read(folder: Path) -> list[Record]:
+def read(folder: Path, split: str = "") -> list[Record]:
   """Records of all parquet files under a folder, else of all JSON files.
 
-  Files come in the order of their names.
+  Files come in the order of their names. Where the names of some begin with
+  `split`, those alone are read: a folder as published holds other splits too.
 
   Raises:
     InputError: there are none, or one cannot be read.
   """
   for pattern in ("*.parquet", "*.jsonl", "*.json"):
     files = sorted(Path(folder).rglob(pattern))
+    files = [f for f in files if f.name.startswith(split)] or files
     if files:
       return [record for file in files for record in read_file(file)]
   raise InputError(

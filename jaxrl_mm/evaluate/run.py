@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.evaluate import equivalence, metrics
-from jaxrl_mm.evaluate.items import Benchmark, Item, Picture, Verdict
+from jaxrl_mm.evaluate.items import Benchmark, Item, Verdict
 from jaxrl_mm.rewards.judge import Judge
 
 RESULTS = "results.jsonl"
@@ -22,18 +23,43 @@ class Ask(NamedTuple):
   """One question as a model gets it.
 
   Attributes:
-    name: of the item, for messages.
-    text: the prompt, without a chat template.
-    pictures: before the text, not yet decoded; see `items.pixels`.
+    row: of the item; what is drawn for it should depend on nothing else.
+    text: the prompt, without a chat template; the pictures stand before it.
+    item: the whole question.
   """
 
-  name: str
+  row: int
   text: str
-  pictures: tuple[Picture, ...]
+  item: Item
 
 
 # Questions to the same number of responses each.
 Answer = Callable[[list[Ask]], list[list[str]]]
+
+
+class Protocol(NamedTuple):
+  """How a benchmark is put to a model.
+
+  Attributes:
+    model: names what answers and how, so that two are not mixed in a folder.
+    samples: n, responses to each question.
+    batch: questions asked at once.
+    ks: of pass@k and maj@k; none takes 1, 2, 4, ... and n.
+    judge: also asked whether each response means the truth.
+  """
+
+  model: str = ""
+  samples: int = 1
+  batch: int = 64
+  ks: tuple[int, ...] = ()
+  judge: Judge | None = None
+
+
+def at_once(work: Callable, *arguments) -> Future:
+  """`Executor.submit` of nobody: the work is done when it returns."""
+  future = Future()
+  future.set_result(work(*arguments))
+  return future
 
 
 def run_benchmark(
@@ -41,69 +67,69 @@ def run_benchmark(
   items: Sequence[Item],
   answer: Answer,
   folder: str | Path,
+  protocol: Protocol,
   *,
-  model: str = "",
-  samples: int = 1,
-  batch: int = 64,
-  judge: Judge | None = None,
+  submit: Callable[..., Future] = at_once,
+  progress: Callable[[int], None] = lambda done: None,
 ) -> dict:
   """Answers and grades what is missing, then sums all up.
 
-  `folder/results.jsonl` gets a line an item, in the order of the items, all
-  lines of a batch at once; a line that was cut off is written again.
-  `folder/summary.json` holds what is returned.
+  A batch is graded while the next one is answered. `folder/results.jsonl` gets
+  a line an item, in the order of the items, all lines of a batch at once; a
+  batch that was cut off is done again. `folder/summary.json` holds what is
+  returned.
 
   Args:
     benchmark: of `benchmarks.BENCHMARKS`.
     items: what its `read` gave, or some of it.
-    answer: the model; it is asked for `samples` responses a question.
+    answer: the model; it is asked for `protocol.samples` responses a question.
     folder: of the results.
-    model: names what answers, so that two are not mixed in one folder.
-    samples: n, responses to each question.
-    batch: questions asked at once.
-    judge: also asked whether each response means the truth.
+    protocol: how it is asked.
+    submit: of a process pool, in which graders and judge work.
+    progress: told how many items are done.
 
   Returns:
     See `summarize`.
 
   Raises:
     InputError: there are no items, or the folder holds other results.
+    JudgeDown: the judge gave no replies.
   """
   if not items:
     raise InputError("the benchmark has no items; name the folder it is in")
   path = Path(folder) / RESULTS
-  rows = _resume(path, _header(benchmark, items, model, samples, judge))
-  for start in range(len(rows), len(items), batch):
-    part = items[start : start + batch]
-    new = _answer(benchmark, part, answer, samples, judge)
-    numbered = [{"row": start + i, **row} for i, row in enumerate(new)]
-    _append(path, numbered)
-    rows.extend(numbered)
-  summary = summarize(benchmark, items, rows)
+  header = _header(benchmark, items, protocol)
+  rows = _resume(path, header, len(items), protocol.batch)
+  progress(len(rows))
+  for new in _batches(benchmark, items, answer, protocol, len(rows), submit):
+    _append(path, new)
+    rows.extend(new)
+    progress(len(rows))
+  summary = summarize(benchmark, items, rows, protocol.ks)
   _write(Path(folder) / SUMMARY, json.dumps(summary, indent=2) + "\n")
   return summary
 
 
 def summarize(
-  benchmark: Benchmark, items: Sequence[Item], rows: Sequence[dict]
+  benchmark: Benchmark,
+  items: Sequence[Item],
+  rows: Sequence[dict],
+  ks: Sequence[int] = (),
 ) -> dict:
   """The numbers of a run.
 
   Returns:
     "metrics": the benchmark's own, each a mean over the n runs; "pass@1": the
     mean score with its 95 % interval; "unread": share of responses without a
-    pick; "pass@k" and, where responses can be voted on, "maj@k" for k of 1, 2,
-    4, ... and n, the latter the benchmark's own metrics when the first k runs
-    vote; "judge", if there was one: the metrics by its verdicts and its
-    agreement with the rules.
+    pick; "pass@k" and, where responses can be voted on, "maj@k" for each k, the
+    latter the benchmark's own metrics when the first k runs vote; "judge", if
+    there was one: the metrics by its verdicts and its agreement with the rules.
   """
   verdicts = [_verdicts(row) for row in rows]
   scores = np.array([row["scores"] for row in rows])
   samples = scores.shape[1]
-  powers = [
-    k for k in (2**i for i in range(samples.bit_length())) if k < samples
-  ]
-  sizes = [*powers, samples]
+  powers = [2**i for i in range(samples.bit_length())]
+  sizes = ks or [*(k for k in powers if k < samples), samples]
   summary = {
     "items": len(rows),
     "samples": samples,
@@ -146,51 +172,89 @@ def _judged(benchmark, items, rows, verdicts):
   }
 
 
-def _answer(benchmark, items, answer, samples, judge):
-  asks = [Ask(i.id, benchmark.prompt(i), i.pictures) for i in items]
-  responses = answer(asks)
+# --------------------------------------------------------- batch by batch
+def _batches(benchmark, items, answer, protocol, first, submit):
+  """Lines of the file; each batch is graded while the next is answered."""
+  late = None
+  try:
+    for start in range(first, len(items), protocol.batch):
+      asks = [
+        Ask(start + i, benchmark.prompt(item), item)
+        for i, item in enumerate(items[start : start + protocol.batch])
+      ]
+      responses = answer(asks)
+      _check_count(asks, responses, protocol.samples)
+      started = _start_grading(benchmark, asks, responses, protocol, submit)
+      if late:
+        yield _collect(*late)
+      late = started
+  except (Exception, KeyboardInterrupt):
+    # What was answered before is not lost.
+    if late:
+      yield _collect(*late)
+    raise
+  if late:
+    yield _collect(*late)
+
+
+def _check_count(asks, responses, samples):
   counts = {len(r) for r in responses}
   if len(responses) != len(asks) or counts != {samples}:
     raise ValueError(
       f"{len(asks)} questions got {len(responses)} answers of {counts} samples "
       f"where {samples} were asked for"
     )
+
+
+def _start_grading(benchmark, asks, responses, protocol, submit):
+  # A grader has no use for pictures, and a pool would copy them.
+  asks = [a._replace(item=a.item._replace(pictures=())) for a in asks]
+  verdicts = [
+    submit(_grade, benchmark.grade, texts, ask.item)
+    for ask, texts in zip(asks, responses)
+  ]
+  pairs = [(t, a.item) for a, texts in zip(asks, responses) for t in texts]
+  judge = protocol.judge
+  judged = submit(equivalence.verdicts, pairs, judge) if judge else None
+  return asks, responses, verdicts, judged
+
+
+def _grade(grade, texts, item):
+  return [grade(text, item) for text in texts]
+
+
+def _collect(asks, responses, verdicts, judged) -> list[dict]:
+  """Lines of the file, once the graders are done."""
   rows = []
-  for item, texts in zip(items, responses):
-    verdicts = [benchmark.grade(text, item) for text in texts]
-    rows.append(
-      {
-        "id": item.id,
-        "responses": texts,
-        "scores": [v.score for v in verdicts],
-        "picks": [v.pick for v in verdicts],
-        "parts": [v.parts for v in verdicts],
-      }
-    )
-  if judge is not None:
-    _ask_judge(items, rows, samples, judge)
+  for ask, texts, graded in zip(asks, responses, verdicts):
+    columns = zip(*graded.result())
+    line = dict(zip(("scores", "picks", "parts"), map(list, columns)))
+    rows.append({"row": ask.row, "id": ask.item.id, "responses": texts, **line})
+  if judged is not None:
+    means = iter(judged.result())
+    for row in rows:
+      row["judged"] = [next(means) for _ in row["responses"]]
   return rows
 
 
-def _ask_judge(items, rows, samples, judge):
-  pairs = [
-    (text, i) for i, row in zip(items, rows) for text in row["responses"]
-  ]
-  judged = equivalence.verdicts(pairs, judge)
-  for n, row in enumerate(rows):
-    row["judged"] = judged[n * samples : (n + 1) * samples]
-
-
 # -------------------------------------------------------------- the file
-def _header(benchmark, items, model, samples, judge) -> str:
+def _header(benchmark, items, protocol) -> str:
   asked = [(i.id, benchmark.prompt(i), i.answer) for i in items]
   digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
-  header = {"items": digest, "model": model, "samples": samples}
-  return json.dumps({**header, "judge": judge is not None})
+  header = {
+    "items": digest,
+    "model": protocol.model,
+    "samples": protocol.samples,
+    "judge": protocol.judge is not None,
+  }
+  return json.dumps(header)
 
 
-def _resume(path: Path, header: str) -> list[dict]:
-  """Rows that are there already; a new file gets its header."""
+def _resume(path: Path, header: str, items: int, batch: int) -> list[dict]:
+  """Rows of the batches that are there already; a new file gets its header.
+
+  A batch is drawn as a whole, so one that is not whole is dropped.
+  """
   if not path.exists():
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(path, header + "\n")
@@ -203,6 +267,9 @@ def _resume(path: Path, header: str) -> list[dict]:
       f"{path} holds results of another model, other items or another number "
       "of samples; remove it or name another folder"
     )
+  if len(lines) < items:
+    lines = lines[: len(lines) // batch * batch]
+  whole = "".join(f"{line}\n" for line in (first, *lines))
   if whole != text:
     _write(path, whole)
   return [json.loads(line) for line in lines]

@@ -250,6 +250,9 @@ AIME_2024 = Benchmark(
   grade_aime,
   multimodal.accuracy,
   "https://arxiv.org/abs/2504.16656",
+  hub="Maxwell-Jia/AIME_2024",
+  files=("**/aime_2024_problems.*",),
+  judged=True,
 )
 GPQA = Benchmark(
   read_gpqa,
@@ -257,6 +260,9 @@ GPQA = Benchmark(
   multimodal.grade_letter,
   multimodal.accuracy,
   "https://arxiv.org/abs/2311.12022",
+  hub="Idavidrein/gpqa",
+  files=("gpqa_diamond.csv",),
+  judged=True,
 )
 IFEVAL = Benchmark(
   read_ifeval,
@@ -264,6 +270,8 @@ IFEVAL = Benchmark(
   grade_ifeval,
   ifeval_metric,
   "https://arxiv.org/abs/2311.07911",
+  hub="google/IFEval",
+  files=("**/*.jsonl",),
 )
 BFCL = Benchmark(
   read_bfcl,
@@ -271,4 +279,6 @@ BFCL = Benchmark(
   grade_bfcl,
   bfcl_metric,
   "https://gorilla.cs.berkeley.edu/leaderboard.html",
+  hub="gorilla-llm/Berkeley-Function-Calling-Leaderboard",
+  files=("BFCL_v*.json", "possible_answer/BFCL_v*.json"),
 )

@@ -18,7 +18,8 @@ class Einsum(nn.Module):
 
   The kernel starts normal with variance 1 / fan-in, where fan-in counts the
   kernel's letters that do not reach the output. Where the weights hold a
-  low-rank adapter (see `lora`) its output is added.
+  low-rank adapter (see `lora`) its output is added. An int8 kernel has a
+  `kernel_scale` beside it, one number an output.
   """
 
   equation: str
@@ -38,6 +39,8 @@ class Einsum(nn.Module):
       "kernel", nn.initializers.normal(fan_in**-0.5), self.shape, dtype
     )
     y = jnp.einsum(self.equation, x, kernel.astype(x.dtype))
+    if self.has_variable("params", "kernel_scale"):
+      y = y * self.get_variable("params", "kernel_scale").astype(x.dtype)
     if self.has_variable("params", "lora_a"):
       y = y + self._adapter(x, of_x, letters, output)
     if self.bias:

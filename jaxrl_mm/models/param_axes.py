@@ -7,7 +7,7 @@ Kernels under `layers/` carry a leading `layer` axis. Vision heads stay whole:
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from jaxrl_mm import sharding
 from jaxrl_mm.models import lora
@@ -50,6 +50,17 @@ def _adapters() -> Iterator[tuple[str, tuple[str | None, ...]]]:
     yield named("lora_scale"), layers
 
 
-def param_shardings(mesh: Mesh, params: Any) -> Any:
+def _scales() -> Iterator[tuple[str, tuple[str | None, ...]]]:
+  """The scales of int8 kernels lie as the outputs of their kernel do."""
+  for pattern, axes in PARAM_AXES:
+    if pattern.endswith("/kernel"):
+      layers, _, outputs = lora.split_axes(pattern, axes)
+      yield f"{pattern}_scale", (*layers, *outputs)
+
+
+def param_shardings(
+  mesh: Mesh | AbstractMesh, params: Any, rules: sharding.Rules = sharding.RULES
+) -> Any:
   """A NamedSharding for every weight of a model, from its shapes."""
-  return sharding.by_table(mesh, params, (*_adapters(), *PARAM_AXES))
+  table = (*_adapters(), *_scales(), *PARAM_AXES)
+  return sharding.by_table(mesh, params, table, rules)

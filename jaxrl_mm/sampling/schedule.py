@@ -34,6 +34,7 @@ from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.sampling import decode
 from jaxrl_mm.sampling.board import Board
 from jaxrl_mm.sampling.decode import Drawn, Plan, Sampling, Slots
+from jaxrl_mm.sampling.stops import Stop
 from jaxrl_mm.structs import Completions, Prompts
 
 # Enough tokens that a matrix product is bound by arithmetic, not by weights.
@@ -65,8 +66,6 @@ class Schedule:
 
 # (number of the row in the call, its tokens since the last time)
 Heard = Callable[[int, Int[np.ndarray, " N"]], None]
-# All tokens of a row -> how many of them to keep, if it ends there.
-Stop = Callable[[Int[np.ndarray, " N"]], int | None]
 
 
 class Programs(NamedTuple):
@@ -90,7 +89,7 @@ def make_sampler(
     config: of the model.
     sampling: what is drawn.
     schedule: how the work is cut.
-    stop: ends rows by their text.
+    stop: ends rows by their text, see `stops.stop_strings`.
 
   Returns:
     `(params, prompts, key, limits=None, heard=None) -> Completions` of B rows,
@@ -282,7 +281,7 @@ def _collect(drawn, boards, result, stop, heard):
     start, length = int(drawn.start[slot]), int(drawn.length[slot])
     tokens, done = result.tokens[row.number], bool(drawn.done[slot])
     tokens[start:length] = drawn.tokens[slot, : length - start]
-    if stop and (keep := stop(tokens[:length])) is not None:
+    if stop and (keep := stop(tokens[:length], start)) is not None:
       length, done = keep, True
     result.mask[row.number, start:length] = True
     result.logp[row.number, start:length] = drawn.logp[slot, : length - start]

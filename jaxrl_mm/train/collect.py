@@ -31,6 +31,7 @@ from jaxrl_mm.models.config import ModelConfig
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.rewards.compose import Term
 from jaxrl_mm.rollout import rollout
+from jaxrl_mm.sampling.weights import to_decode
 from jaxrl_mm.train.loop import Setting
 from jaxrl_mm.train.sample import make_sample, read_prompts
 from jaxrl_mm.train.step import map_rows
@@ -127,7 +128,14 @@ def _ask(setting, config, params, reward, source, terms, start, pick):
   )
   key = jax.random.fold_in(jax.random.key(setting.seed), start)
   rolled = rollout(
-    sample, params, batch, key, terms, setting.tokenizer, setting.mesh
+    sample,
+    to_decode(setting.model, params),
+    batch,
+    key,
+    terms,
+    setting.tokenizer,
+    setting.mesh,
+    setting.layout.prefix,
   )
   t = rolled.trajectories
   logp_of = make_logp(setting, samples, config.micro_batch)
@@ -160,11 +168,12 @@ def _pick(
 ) -> tuple[int, int]:
   """Rows of the two completions; see `collect`."""
   if pick == "first":
-    return chosen[0], rejected[0]
+    return int(chosen[0]), int(rejected[0])
   best, worst = np.argmax, np.argmin
   if pick == "closest":
     best, worst = worst, best
-  return chosen[best(scores[chosen])], rejected[worst(scores[rejected])]
+  two = chosen[best(scores[chosen])], rejected[worst(scores[rejected])]
+  return int(two[0]), int(two[1])
 
 
 def _record(tokenizer, question, two, tokens, mask, scores, logp) -> Record:

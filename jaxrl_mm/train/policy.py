@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -32,8 +33,9 @@ from jaxrl_mm.optimizer import (
 )
 from jaxrl_mm.rewards import hybrid
 from jaxrl_mm.rewards.compose import Term
-from jaxrl_mm.rollout import Sample, rollout
+from jaxrl_mm.rollout import Sample, refill, rollout, uniform_groups
 from jaxrl_mm.sampling.schedule import Schedule
+from jaxrl_mm.sampling.weights import to_decode
 from jaxrl_mm.structs import Metrics, Trajectories
 from jaxrl_mm.train.collect import make_score
 from jaxrl_mm.train.loop import Setting, init_state, process_batches, run_stage
@@ -86,6 +88,13 @@ class PolicyConfig:
     micro_batch: rows a device sees at once, at most; best a multiple of G, so
       that the vision tower sees a group's picture once.
     temperature, top_k, top_p: of the sampler.
+    cache: form of keys and values in the sampler, see `decode.Sampling`.
+    decode_weights: form of the weights in the sampler, see
+      `sampling.weights.to_decode`; `sampler_gap` in the metrics shows what
+      "int8" costs.
+    stop: strings that end an answer.
+    refill: how often a step may ask further questions in place of those whose
+      answers were all right or all wrong, see `rollout.refill`.
     schedule: how sampling is cut, see `Schedule`.
     algorithm: `name` and the arguments of that function in `algorithms`.
     weights: of the reward terms.
@@ -94,7 +103,7 @@ class PolicyConfig:
     pool: questions asked before training, of which those are kept whose
       answers the rules do not all find equal; 0 keeps every question.
     samples_every: steps between entries in samples.jsonl.
-    probe_every: steps between measurements that need extra answers; 0 for
+    probe_every: steps between small evaluations on held-out questions; 0 for
       none.
     optimizer: see `OptimizerConfig`.
   """
@@ -106,6 +115,10 @@ class PolicyConfig:
   temperature: float = 1.0
   top_k: int = 0
   top_p: float = 1.0
+  cache: str = "model"
+  decode_weights: str = "model"
+  stop: tuple[str, ...] = ()
+  refill: int = 0
   schedule: Schedule = Schedule()
   algorithm: Mapping[str, Any] = dataclasses.field(
     default_factory=lambda: {"name": "r1v2", "capacity": 512}
@@ -196,11 +209,21 @@ def run(
     setting, config, algorithm, controller, optimizer, layout
   )
 
+  batches = process_batches(
+    setting, source, loader.encode_prompt, config.prompts_per_step
+  )
+
   def step(number, state, batch):
     began = time.perf_counter()
     key = jax.random.fold_in(state.key, number)
     whole = pytree.join(state.params, frozen)
-    rolled = rollout(sample, whole, batch, key, terms, setting.tokenizer, mesh)
+    weights = to_decode(setting.model, whole, config.decode_weights)
+    jax.block_until_ready(weights)
+    resharded = time.perf_counter()
+    rolled, refilled = _collect(
+      setting, config, sample, weights, batch, batches, key, terms
+    )
+    del weights
     trajectories = add_learned(rolled.trajectories, state.algorithm[1])
     state, metrics, shown = update(state, frozen, trajectories)
     jax.block_until_ready(state.step)
@@ -209,26 +232,62 @@ def run(
       _write_samples(folder, number, setting, *sharding.to_host(shown))
     if probe and config.probe_every and _is_due(number, config.probe_every):
       metrics |= probe(pytree.join(state.params, frozen))
-    rest = seconds - rolled.sample_seconds - rolled.reward_seconds
-    return state, metrics | {
-      "grader_failures": sum(rolled.scores.failures.values()),
+    parts = {
+      "reshard_seconds": resharded - began,
       "sample_seconds": rolled.sample_seconds,
       "reward_seconds": rolled.reward_seconds,
+    }
+    rest = seconds - sum(parts.values())
+    return state, metrics | refilled | parts | {
+      "grader_failures": sum(rolled.scores.failures.values()),
       "update_seconds": rest,
     }
 
   state = run_stage(
     folder,
     state,
-    process_batches(
-      setting, source, loader.encode_prompt, config.prompts_per_step
-    ),
+    batches,
     step,
     steps=config.steps,
     loop=setting.loop,
     headline=("reward", "answer", "result", "effective"),
   )
   return pytree.join(state.params, frozen)
+
+
+def _collect(setting, config, sample, weights, batch, batches, key, terms):
+  """Rollouts of a step, and numbers about their refilling."""
+  draw = lambda batch, key: rollout(
+    sample,
+    weights,
+    batch,
+    key,
+    terms,
+    setting.tokenizer,
+    setting.mesh,
+    setting.layout.prefix,
+  )
+  rolled, samples = draw(batch, key), config.samples_per_prompt
+  first, rounds = rolled.scores.total.mean(), 0
+  while (missing := uniform_groups(rolled, samples)) and rounds < config.refill:
+    rounds += 1
+    more = draw(next(batches), jax.random.fold_in(key, rounds))
+    rolled = refill(rolled, more, samples, setting.mesh)
+  if not config.refill:
+    return rolled, {}
+  if missing:
+    logging.warning(
+      "after %d rounds %d of %d groups still have equal rewards; they are "
+      "trained on as they are",
+      rounds,
+      missing,
+      config.prompts_per_step,
+    )
+  return rolled, {
+    "refill_rounds": rounds,
+    "refill_missing": missing / config.prompts_per_step,
+    "reward_before_refill": sharding.mean_over_processes(float(first)),
+  }
 
 
 def _sampler(setting: Setting, config: PolicyConfig) -> Sample:
@@ -238,6 +297,8 @@ def _sampler(setting: Setting, config: PolicyConfig) -> Sample:
     temperature=config.temperature,
     top_k=config.top_k,
     top_p=config.top_p,
+    cache=config.cache,
+    stop=config.stop,
     schedule=config.schedule,
   )
 
@@ -293,11 +354,19 @@ def filter_prompts(
   kept = json.loads(sharding.of_first_process(known) or "null")
   if kept is None:
     sample, kept = _sampler(setting, config), []
+    weights = to_decode(setting.model, params, config.decode_weights)
     for start in range(0, config.pool, config.prompts_per_step):
       batch = read_prompts(setting, source, start, config.prompts_per_step)
       key = jax.random.fold_in(jax.random.key(setting.seed), start)
       rolled = rollout(
-        sample, params, batch, key, terms, setting.tokenizer, setting.mesh
+        sample,
+        weights,
+        batch,
+        key,
+        terms,
+        setting.tokenizer,
+        setting.mesh,
+        setting.layout.prefix,
       )
       groups = rolled.scores.verifiable.reshape(-1, config.samples_per_prompt)
       kept += batch.arrays.group[np.ptp(groups, axis=1) > 0].tolist()

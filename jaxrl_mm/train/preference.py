@@ -123,6 +123,7 @@ def run(
 
 def _tell(folder, number, threshold, found, kept, told):
   """What a round trains on, in rounds.jsonl."""
+  folder.mkdir(parents=True, exist_ok=True)
   keep_until(folder / "rounds.jsonl", number - 1)
   line = {"step": number, "threshold": float(threshold)}
   counts = {"pairs": found, "kept": kept}

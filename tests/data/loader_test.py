@@ -1,3 +1,4 @@
+import dataclasses
 from functools import partial
 
 import numpy as np
@@ -199,3 +200,21 @@ def test_a_bad_example_stops_the_loader_with_its_own_message(words, encode):
 
   with pytest.raises(InputError, match="sample bad/2: its prompt has 5 image"):
     _draws(loader.batches(Bad(), encode, 2, seed=0), 2)
+
+
+def test_the_beginning_of_the_answer_stands_in_the_prompt(words, source):
+  given = dataclasses.replace(LAYOUT, prefix="<think>")
+  example = source[0]
+  plain = loader.encode_demonstration(example, 0, words, LAYOUT)
+  row = loader.encode_demonstration(example, 0, words, given)
+  tag = words.encode("<think>", add_special_tokens=False)
+  whole = lambda r: [
+    *r.prompts.tokens[r.prompts.mask],
+    *r.tokens[r.mask],
+  ]
+  assert whole(row) == whole(plain)
+  assert row.prompts.tokens[-len(tag) :].tolist() == tag
+  assert row.mask.sum() == plain.mask.sum() - len(tag)
+  other = dataclasses.replace(LAYOUT, prefix="Well, ")
+  with pytest.raises(InputError, match="does not begin with .*'Well, '"):
+    loader.encode_demonstration(example, 0, words, other)

@@ -176,3 +176,15 @@ def test_a_prompt_without_pictures_counts_its_tokens():
   count = np.arange(row.mask.sum())
   for axis in row.positions[row.mask].T:
     np.testing.assert_array_equal(axis, count)
+
+
+@pytest.mark.parametrize("tokens, side, aspect", [(64, 4, 4), (50, 2, 3)])
+def test_windows_are_enough_for_every_shape(tokens, side, aspect):
+  shapes = [
+    (h, w)
+    for h in range(1, tokens + 1)
+    for w in range(1, tokens // h + 1)
+    if max(h, w) <= aspect * min(h, w)
+  ]
+  need = max(-(-h // side) * -(-w // side) for h, w in shapes)
+  assert patches.enough_windows(tokens, side, aspect) == need

@@ -11,12 +11,20 @@ from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.evaluate import blindness
 from jaxrl_mm.experiment import Experiment
 from jaxrl_mm.models import config as models
-from jaxrl_mm.structs import Completions
+from jaxrl_mm.structs import Completions, Patches
 
 
 def test_partners_have_as_many_image_tokens():
   found = blindness.partners(np.array([3, 4, 3, 5, 4, 3]))
   np.testing.assert_array_equal(found, [2, 4, 5, 3, 1, 0])
+
+
+def test_black_patches_stay_where_they_are():
+  seen = Patches(*(np.ones(n, np.int32) for n in (3, 4, 5, 6)))
+  black = blindness.blacken(seen)
+  assert not black.pixels.any()
+  assert black[1:] == seen[1:]
+  assert not blindness.blacken(np.ones((1, 2, 8, 8, 3), np.uint8)).any()
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """A run that goes on where it was killed, and its numbers."""
 
 import json
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -9,7 +11,9 @@ from PIL import Image
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.evaluate import items as items_
 from jaxrl_mm.evaluate import run
+from jaxrl_mm.evaluate.benchmarks import BENCHMARKS
 from jaxrl_mm.evaluate.items import Benchmark, Item, Verdict
+from jaxrl_mm.evaluate.run import Protocol
 
 # Ids repeat on purpose: two different rows, one name.
 ITEMS = [Item(f"id{i // 2}", f"{i}?", str(i % 3)) for i in range(7)]
@@ -35,7 +39,11 @@ def zero_then_right(asks):
 
 def test_summary(tmp_path):
   found = run.run_benchmark(
-    BENCHMARK, ITEMS, zero_then_right, tmp_path, samples=3, batch=3
+    BENCHMARK,
+    ITEMS,
+    zero_then_right,
+    tmp_path,
+    Protocol(samples=3, batch=3),
   )
   # Three of seven truths are "0", which the first sample always says.
   assert found["metrics"]["overall"] == pytest.approx((3 / 7 + 1 + 0) / 3)
@@ -52,7 +60,7 @@ def test_summary(tmp_path):
 def test_a_killed_run_goes_on_by_row(tmp_path):
   whole = tmp_path / "whole"
   expected = run.run_benchmark(
-    BENCHMARK, ITEMS, zero_then_right, whole, samples=3, batch=2
+    BENCHMARK, ITEMS, zero_then_right, whole, Protocol(samples=3, batch=2)
   )
   asked = []
 
@@ -64,7 +72,7 @@ def test_a_killed_run_goes_on_by_row(tmp_path):
 
   killed = tmp_path / "killed"
   again = lambda answer: run.run_benchmark(
-    BENCHMARK, ITEMS, answer, killed, samples=3, batch=2
+    BENCHMARK, ITEMS, answer, killed, Protocol(samples=3, batch=2)
   )
   with pytest.raises(KeyboardInterrupt):
     again(dies)
@@ -81,24 +89,24 @@ def test_a_killed_run_goes_on_by_row(tmp_path):
 
 
 def test_other_results_are_not_mixed_in(tmp_path):
-  settings = {"samples": 3, "model": "a"}
-  run.run_benchmark(BENCHMARK, ITEMS, zero_then_right, tmp_path, **settings)
+  same = Protocol("a", samples=3)
+  run.run_benchmark(BENCHMARK, ITEMS, zero_then_right, tmp_path, same)
   for change in ({"model": "b"}, {"samples": 2}):
     with pytest.raises(InputError, match="another"):
       run.run_benchmark(
-        BENCHMARK, ITEMS, zero_then_right, tmp_path, **settings | change
+        BENCHMARK, ITEMS, zero_then_right, tmp_path, same._replace(**change)
       )
   with pytest.raises(InputError, match="another"):
-    run.run_benchmark(
-      BENCHMARK, ITEMS[1:], zero_then_right, tmp_path, **settings
-    )
+    run.run_benchmark(BENCHMARK, ITEMS[1:], zero_then_right, tmp_path, same)
 
 
 def test_no_items_and_too_few_answers(tmp_path):
   with pytest.raises(InputError, match="no items"):
-    run.run_benchmark(BENCHMARK, [], zero_then_right, tmp_path)
+    run.run_benchmark(BENCHMARK, [], zero_then_right, tmp_path, Protocol())
   with pytest.raises(ValueError, match="7 questions got 7 answers of .3. "):
-    run.run_benchmark(BENCHMARK, ITEMS, zero_then_right, tmp_path, samples=2)
+    run.run_benchmark(
+      BENCHMARK, ITEMS, zero_then_right, tmp_path, Protocol(samples=2)
+    )
 
 
 def test_a_judge_is_compared_with_the_rules(tmp_path):
@@ -111,7 +119,7 @@ def test_a_judge_is_compared_with_the_rules(tmp_path):
     ITEMS,
     lambda asks: [[str(int(a.text[:-1]) % 3)] for a in asks],
     tmp_path,
-    judge=judge,
+    Protocol(judge=judge),
   )
   assert found["metrics"]["overall"] == 1
   assert found["judge"]["metrics"]["overall"] == pytest.approx(6 / 7)
@@ -126,3 +134,51 @@ def test_pixels(tmp_path):
   assert items_.pixels((path, path)).shape == (2, 2, 3, 3)
   with pytest.raises(InputError, match="bytes of a record"):
     items_.pixels(b"no picture")
+
+
+def test_ks_are_those_asked_for(tmp_path):
+  found = run.run_benchmark(
+    BENCHMARK,
+    ITEMS,
+    zero_then_right,
+    tmp_path,
+    Protocol(samples=3, ks=(1, 3)),
+  )
+  assert list(found["pass@k"]) == list(found["maj@k"]) == ["1", "3"]
+
+
+def test_a_pool_grades_while_the_next_batch_is_answered(tmp_path):
+  """Answers to the second batch come before the first is waited for."""
+  order = []
+
+  def submit(work, *arguments):
+    future = Future()
+    order.append("submitted")
+
+    def result():
+      order.append("waited")
+      return work(*arguments)
+
+    future.result = result
+    return future
+
+  def answer(asks):
+    order.append("asked")
+    return zero_then_right(asks)
+
+  items, protocol = ITEMS[:2], Protocol(samples=3, batch=1)
+  found = run.run_benchmark(
+    BENCHMARK, items, answer, tmp_path, protocol, submit=submit
+  )
+  assert order == ["asked", "submitted", "asked", "submitted"] + 2 * ["waited"]
+  assert found["items"] == 2
+
+
+def test_a_real_pool_gives_the_same(tmp_path):
+  aime, items = BENCHMARKS["aime_2024"], [Item(str(i), "", "7") for i in "abc"]
+  answer = lambda asks: [[r"\boxed{7}", r"\boxed{8}"] for _ in asks]
+  run_in = lambda folder, **settings: run.run_benchmark(
+    aime, items, answer, tmp_path / folder, Protocol(samples=2), **settings
+  )
+  with ProcessPoolExecutor(1, get_context("forkserver")) as pool:
+    assert run_in("pool", submit=pool.submit) == run_in("here")

@@ -27,6 +27,13 @@ HERE = Path(__file__).parent
 SIDE, TOKENS, TILES = 16, 4, 12
 SIDES = (1, 30, 224, 300, 333, 448, 512, 640, 800, 896, 1080, 1344, 1920, 4000)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SETTINGS = dict(
+  size={"height": SIDE, "width": SIDE},
+  image_mean=MEAN,
+  image_std=STD,
+  crop_to_patches=True,
+  max_patches=TILES,
+)
 SPECIAL = {
   "start_image_token": "<img>",
   "end_image_token": "</img>",
@@ -94,49 +101,53 @@ def bytes_of(pixels):
   return np.rint((pixels * STD + MEAN) * 255).astype(np.uint8)
 
 
-def main():
-  inner = tokenizer()
+def processor(inner, image_processor):
+  """The whole processor, which turns chats to ids."""
   words = PreTrainedTokenizerFast(
     tokenizer_object=inner,
     pad_token="<|endoftext|>",
     eos_token="<|im_end|>",
     extra_special_tokens=SPECIAL,
   )
-  settings = dict(
-    size={"height": SIDE, "width": SIDE},
-    image_mean=MEAN,
-    image_std=STD,
-    crop_to_patches=True,
-    max_patches=TILES,
+  return InternVLProcessor(
+    image_processor, words, InternVLVideoProcessor(), TOKENS, TEMPLATE
   )
-  ours = GotOcr2ImageProcessor(**settings)
-  processor = InternVLProcessor(
-    ours, words, InternVLVideoProcessor(), TOKENS, TEMPLATE
+
+
+def prompt_ids(process, template, question, pictures):
+  """Ids of a user's turn, pictures first."""
+  content = [
+    {"type": "image", "image": Image.fromarray(picture)} for picture in pictures
+  ]
+  content.append({"type": "text", "text": question})
+  out = process.apply_chat_template(
+    [{"role": "user", "content": content}],
+    chat_template=template,
+    add_generation_prompt=True,
+    tokenize=True,
+    return_dict=True,
   )
+  return out["input_ids"][0]
+
+
+def main():
+  inner = tokenizer()
+  ours = GotOcr2ImageProcessor(**SETTINGS)
+  process = processor(inner, ours)
   prompts = []
   for (name, template), (question, sizes) in itertools.product(
     TEMPLATES.items(), PROMPTS
   ):
-    content = [
-      {"type": "image", "image": Image.fromarray(picture(*size))}
-      for size in sizes
-    ]
-    content.append({"type": "text", "text": question})
-    out = processor.apply_chat_template(
-      [{"role": "user", "content": content}],
-      chat_template=template,
-      add_generation_prompt=True,
-      tokenize=True,
-      return_dict=True,
-    )
-    prompts.append([name, question, sizes, out["input_ids"][0]])
+    pictures = [picture(*size) for size in sizes]
+    ids = prompt_ids(process, template, question, pictures)
+    prompts.append([name, question, sizes, ids])
   arrays = {}
   for size in sorted({size for _, sizes in PROMPTS for size in sizes}):
-    for kind, process in (
+    for kind, cut in (
       ("torchvision", ours),
-      ("pillow", GotOcr2ImageProcessorPil(**settings)),
+      ("pillow", GotOcr2ImageProcessorPil(**SETTINGS)),
     ):
-      out = process([Image.fromarray(picture(*size))], return_tensors="np")
+      out = cut([Image.fromarray(picture(*size))], return_tensors="np")
       arrays[f"{kind}/{size[0]}x{size[1]}"] = bytes_of(out["pixel_values"])
   large = GotOcr2ImageProcessor(size={"height": 448, "width": 448})
   arrays["counts"] = np.array(

@@ -1,6 +1,6 @@
 """Decoders against transformers, and a real one.
 
-  SMOLLM2=FOLDER python -m pytest -n 0 -s tests/parity/text_parity.py
+  SMOLLM2=FOLDER make parity
 
 FOLDER as `jaxrl_mm/models/huggingface/gguf.py` says how to make it.
 """
@@ -24,8 +24,11 @@ from jaxrl_mm.models.huggingface import families, load
 from jaxrl_mm.sampling.text import make_answerer
 from jaxrl_mm.structs import Prompts
 
-pytestmark = pytest.mark.filterwarnings("default")
-
+FAMILIES = {
+  "qwen2": "Qwen2, Qwen2.5, QwQ",
+  "qwen3": "Qwen3",
+  "llama": "Llama, SmolLM2",
+}
 QUESTIONS = (
   "What is the capital of France?",
   "Name three primary colours.",
@@ -33,10 +36,10 @@ QUESTIONS = (
 )
 
 
-@pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("name", make_text.DECODERS)
+@pytest.mark.parametrize("tied", [False, True], ids=["own head", "tied"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_hidden_states_logits_gradients_and_64_tokens(
-  name, tied, from_torch, compare, quick_compile
+  name, tied, tmp_path, read_folder, read_gradients, compare, quick_compile
 ):
   del quick_compile
   tokens, mask, _ = reference.rows()
@@ -44,13 +47,17 @@ def test_hidden_states_logits_gradients_and_64_tokens(
   config = AutoConfig.for_model(**sizes, pad_token_id=reference.PAD)
   model = AutoModelForCausalLM.from_config(config)
   arrays, _ = reference.results(model, tokens, mask, ())
+  model.save_pretrained(tmp_path)
   prompts = Prompts(
     jnp.asarray(tokens, jnp.int32),
     jnp.asarray(mask, bool),
     None,
     jnp.arange(3),
   )
-  compare(*from_torch(model), arrays, prompts, -1)
+  config, params = read_folder(tmp_path)
+  slopes = read_gradients(model, config)
+  family = FAMILIES[name] + ", tied" * tied
+  compare(family, config, params, slopes, arrays, prompts, -1)
 
 
 def _continued(model, ids):

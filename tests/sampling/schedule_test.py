@@ -128,7 +128,8 @@ def test_tokens_are_heard_as_they_come(sample, params, prompts, plain):
 def test_a_row_stops_where_it_is_told(tiny, params, prompts, plain):
   """After the first token below 4, seen from the tokens so far."""
 
-  def stop(tokens):
+  def stop(tokens, seen):
+    assert not (tokens[:seen] < 4).any()
     small = np.flatnonzero(tokens < 4)
     return int(small[0]) + 1 if len(small) else None
 
@@ -136,7 +137,7 @@ def test_a_row_stops_where_it_is_told(tiny, params, prompts, plain):
   ended = 0
   for row in range(PROMPTS * SAMPLES):
     whole = plain.tokens[row][plain.mask[row]]
-    keep = stop(whole)
+    keep = stop(whole, 0)
     ended += keep is not None
     mask = np.asarray(got.mask[row])
     np.testing.assert_array_equal(got.tokens[row][mask], whole[:keep])

@@ -32,7 +32,7 @@ def _answers(setting, source):
   def ask(params, prompts, key):
     del params, key
     rows = []
-    for number in np.asarray(prompts.group):
+    for number in np.asarray(prompts.group).tolist():
       right = source[number].demonstration
       wrong = "<think>1,1</think><answer>99</answer>"
       texts = [right, right if number % 4 == 0 else wrong, right]

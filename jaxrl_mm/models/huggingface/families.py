@@ -51,6 +51,14 @@ def read_config(folder: Path) -> ModelConfig:
   return config
 
 
+def read_context(folder: Path) -> int | None:
+  """Tokens a checkpoint reads in all, from its config.json, if that says."""
+  fields = _read_json(folder)
+  parts = (fields, fields.get("text_config"), fields.get("llm_config"))
+  given = [(part or {}).get("max_position_embeddings") for part in parts]
+  return next(filter(None, given), None)
+
+
 def _read_json(folder: Path) -> dict:
   """The object in config.json."""
   path = folder / "config.json"

@@ -1,0 +1,330 @@
+"""Puts benchmarks to a model and shows its numbers beside the published ones.
+
+One benchmark, in the folder it was downloaded to:
+  python -m jaxrl_mm.evaluate --model DIR --benchmark mmmu --data DIR
+Several, each in the folder of its name in DIR:
+  python -m jaxrl_mm.evaluate --model DIR --benchmark mmmu gpqa --data DIR
+Skywork R1V2's protocol, five runs and a judge beside the rules:
+  python -m jaxrl_mm.evaluate --model DIR --benchmark mmmu --data DIR \\
+    --runs 5 --temperature 0.6 --top-p 0.95 --max-tokens 65536 --judge URL
+R1-Reward's votes, every pair in both orders:
+  python -m jaxrl_mm.evaluate --model DIR --benchmark vl_rewardbench \\
+    --data DIR --runs 15 --ks 1 5 15 --temperature 1 --max-tokens 4096 \\
+    --max-pixels 501760 --both-orders
+
+DIR of --model is a published checkpoint or the folder of a run. The results of
+each benchmark are in OUT/<benchmark>, one line an item; the same command goes
+on where it was stopped. The table is in OUT/table.md and OUT/table.json.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+from rich.progress import (
+  BarColumn,
+  MofNCompleteColumn,
+  Progress,
+  TextColumn,
+  TimeRemainingColumn,
+)
+
+from jaxrl_mm import experiment, metrics, run, sharding, weights
+from jaxrl_mm.data import templates
+from jaxrl_mm.data import tokenizer as tok
+from jaxrl_mm.data.images import Tiles
+from jaxrl_mm.data.loader import Layout
+from jaxrl_mm.data.patches import Patching
+from jaxrl_mm.errors import InputError
+from jaxrl_mm.evaluate import answers, benchmarks, pairwise, table
+from jaxrl_mm.evaluate.answers import Drawing
+from jaxrl_mm.evaluate.items import Benchmark, Item
+from jaxrl_mm.evaluate.run import Protocol, run_benchmark
+from jaxrl_mm.models.config import ModelConfig, VisionConfig
+from jaxrl_mm.models.huggingface import families, load
+from jaxrl_mm.models.vlm import Params
+from jaxrl_mm.rewards.judge import Judge, JudgeDown
+from jaxrl_mm.train.loop import LoopConfig, Setting
+
+# Of a published checkpoint; a run has its own.
+PROMPT_TOKENS, MAX_TOKENS = 16384, 8192
+
+Work = dict[str, tuple[Benchmark, list[Item]]]
+
+
+def evaluate(args: argparse.Namespace) -> dict[str, dict[str, table.Row]]:
+  """Does what the command line asks for; returns the tables by benchmark."""
+  check(args)
+  judge = make_judge(args)
+  work = read_benchmarks(args)
+  mesh = sharding.make_mesh(1, -1, args.tensor)
+  with jax.set_mesh(mesh), _graders() as pool:
+    setting, params = load_model(args, mesh)
+    check_model(setting, work, args)
+    summaries = {
+      name: _run(args, name, *of_name, setting, params, judge, pool)
+      for name, of_name in work.items()
+    }
+  tables = table.write(args.out, args.model.name, summaries)
+  for name, found in tables.items():
+    metrics.print_table(table.title(name), table.text(found))
+    print(table.notes(name, summaries[name]))
+  print(f"Written to {args.out / 'table.md'} and {args.out / 'table.json'}.")
+  return tables
+
+
+def _graders() -> Executor:
+  # Not forked from this process, whose threads a child would wait for.
+  return ProcessPoolExecutor(os.cpu_count(), get_context("forkserver"))
+
+
+def _run(args, name, benchmark, items, setting, params, judge, pool) -> dict:
+  """One benchmark."""
+  protocol = Protocol(
+    model=_describe(args, setting),
+    samples=args.runs,
+    batch=args.batch,
+    ks=tuple(args.ks),
+    judge=judge if benchmark.judged else None,
+  )
+  if setting.model.value_head:
+    answer = answers.make_preference(setting, params)
+  else:
+    answer = answers.make_answer(setting, params, _drawing(args))
+  with _bar(name, len(items)) as progress:
+    return run_benchmark(
+      benchmark,
+      items,
+      answer,
+      args.out / name,
+      protocol,
+      submit=pool.submit,
+      progress=progress,
+    )
+
+
+def _drawing(args) -> Drawing:
+  return Drawing(
+    samples=args.runs,
+    temperature=args.temperature,
+    top_p=args.top_p,
+    slots=args.slots,
+  )
+
+
+def _describe(args, setting) -> str:
+  """The model and all that its answers depend on, for the head of a file."""
+  saved = args.model.glob("**/checkpoints/*")
+  return json.dumps(
+    {
+      "folder": str(args.model.resolve()),
+      "checkpoints": sorted(str(p.relative_to(args.model)) for p in saved),
+      "drawing": dataclasses.asdict(_drawing(args)) | {"slots": None},
+      "layout": repr(setting.layout),
+      "seed": setting.seed,
+    }
+  )
+
+
+@contextlib.contextmanager
+def _bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
+  """A progress bar; gives the function that is told how many are done."""
+  speed = TextColumn("{task.fields[speed]}")
+  looks = (BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn())
+  with Progress(TextColumn(f"[bold]{name}"), *looks) as bar:
+    task = bar.add_task("", total=total, speed="")
+    start = None
+
+    def progress(done: int) -> None:
+      nonlocal start
+      # Those of an earlier run are done at once.
+      start = start or (done, time.perf_counter())
+      rate = (done - start[0]) / max(time.perf_counter() - start[1], 1e-6)
+      bar.update(task, completed=done, speed=f"{rate:.2f} items/s")
+      if not bar.console.is_terminal:
+        print(f"  {name} {done}/{total}  {rate:.2f} items/s", flush=True)
+
+    yield progress
+
+
+# ------------------------------------------------- before the model is read
+def check(args: argparse.Namespace) -> None:
+  """Raises InputError where the command line contradicts itself."""
+  if args.runs > 1 and args.temperature == 0:
+    raise InputError(
+      f"{args.runs} runs at temperature 0 are one and the same; set "
+      "--temperature, or --runs to 1"
+    )
+  if args.ks and max(args.ks) > args.runs:
+    raise InputError(
+      f"--ks has {max(args.ks)} and there are {args.runs} runs; raise --runs"
+    )
+
+
+def read_benchmarks(args: argparse.Namespace) -> Work:
+  """The items of all benchmarks by name.
+
+  Raises:
+    InputError: there is no such benchmark, or its folder is not as published.
+  """
+  folders = {name: _folder(args.data, name) for name in args.benchmark}
+  for name, folder in folders.items():
+    benchmarks.check_folder(name, folder)
+  work = {}
+  for name, folder in folders.items():
+    benchmark = benchmarks.find(name)
+    items = benchmark.read(folder)[: args.limit]
+    if args.both_orders and items and items[0].responses:
+      benchmark, items = (
+        pairwise.with_orders(benchmark),
+        pairwise.both_orders(items),
+      )
+    work[name] = benchmark, items
+  return work
+
+
+def _folder(data: Path | None, name: str) -> Path | None:
+  """The folder of a benchmark's name, where there is one, or the whole."""
+  inside = data and data / name
+  return inside if inside and inside.is_dir() else data
+
+
+def make_judge(args: argparse.Namespace) -> Judge | None:
+  """The judge behind an endpoint, if one is named."""
+  if not args.judge:
+    return None
+  try:
+    # By name, for what it needs is optional.
+    endpoint = importlib.import_module("jaxrl_mm.rewards.endpoint")
+  except ImportError as error:
+    raise InputError(
+      "--judge needs openai; install the extra: pip install 'jaxrl_mm[judge]'"
+    ) from error
+  key = os.environ.get("OPENAI_API_KEY", "unused")
+  return endpoint.Endpoint(args.judge, model=args.judge_model, api_key=key)
+
+
+# ---------------------------------------------------------------- the model
+def load_model(args: argparse.Namespace, mesh: Mesh) -> tuple[Setting, Params]:
+  """A published checkpoint, or the weights a run has reached."""
+  if _is_run(args.model):
+    e = experiment.read(args.model)
+    setting, params = (
+      run.make_setting(e, mesh),
+      weights.final(e, args.model, mesh),
+    )
+  else:
+    config = families.read_config(args.model)
+    config = dataclasses.replace(config, param_dtype=args.dtype)
+    setting = make_setting(args, config, mesh)
+    params = load.load_params(args.model, config, mesh)
+  layout = dataclasses.replace(
+    setting.layout,
+    prompt_tokens=args.prompt_tokens or setting.layout.prompt_tokens,
+    completion_tokens=args.max_tokens or setting.layout.completion_tokens,
+  )
+  return dataclasses.replace(setting, layout=layout, seed=args.seed), params
+
+
+def _is_run(folder: Path) -> bool:
+  with contextlib.suppress(OSError, ValueError):
+    return "stages" in json.loads((folder / "config.json").read_text())
+  return False
+
+
+def make_setting(
+  args: argparse.Namespace, config: ModelConfig, mesh: Mesh
+) -> Setting:
+  """What the answers of a published checkpoint need besides its weights."""
+  pictures, markup = _pictures(args, config)
+  tokenizer = tok.load(str(args.model))
+  return Setting(
+    model=config,
+    tokenizer=tokenizer,
+    image_token=templates.image_token(tokenizer, markup),
+    layout=Layout(PROMPT_TOKENS, MAX_TOKENS, pictures, markup),
+    mesh=mesh,
+    loop=LoopConfig(),
+    seed=args.seed,
+  )
+
+
+def _pictures(args, config: ModelConfig):
+  """How a family cuts a picture and writes it into a prompt."""
+  v = config.vision
+  if v is None:
+    return None, templates.TEXT
+  if isinstance(v, VisionConfig):
+    tokens = (v.side // config.shuffle) ** 2
+    return Tiles(args.max_tiles, v.image_size, tokens), templates.INTERNVL
+  patching = Patching(
+    windows=0,  # As many as are needed.
+    max_pixels=args.max_pixels,
+    patch_size=v.patch_size,
+    window=v.window,
+    shuffle=config.shuffle,
+    tower_frames=v.frames,
+  )
+  return patching, templates.QWEN
+
+
+def check_model(setting: Setting, work: Work, args: argparse.Namespace) -> None:
+  """Raises InputError where a scalar reward model is asked for words."""
+  if not setting.model.value_head:
+    return
+  for name, (_, items) in work.items():
+    if not items[0].responses or args.runs > 1:
+      raise InputError(
+        f"{args.model} is a scalar reward model, which compares two responses "
+        f"once; do not ask it '{name}' with --runs {args.runs}"
+      )
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+  """Reads the command line."""
+  parser = argparse.ArgumentParser(
+    prog="python -m jaxrl_mm.evaluate",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add("--model", type=Path, required=True, metavar="DIR")
+  add("--benchmark", nargs="+", required=True, metavar="NAME")
+  add("--data", type=Path, metavar="DIR", help="of the benchmark, or of all")
+  add("--out", type=Path, default=Path("runs/evaluation"), metavar="DIR")
+  add("--runs", type=int, default=1, help="answers to each question")
+  add("--ks", type=int, nargs="+", default=[], help="of voting@k and any@k")
+  add("--temperature", type=float, default=0.0, help="0 is greedy")
+  add("--top-p", type=float, default=1.0)
+  add("--seed", type=int, default=0)
+  add("--max-tokens", type=int, help="of an answer")
+  add("--prompt-tokens", type=int, help="config.data.prompt_tokens")
+  add("--max-tiles", type=int, default=12, help="of a picture, for InternVL")
+  add("--max-pixels", type=int, default=1003520, help="the same for Qwen2.5-VL")
+  add("--both-orders", action="store_true", help="of the two responses")
+  add("--limit", type=int, help="the first items only, to try")
+  add("--judge", metavar="URL", help="OpenAI-compatible, up to /v1")
+  add("--judge-model", metavar="NAME")
+  add("--batch", type=int, default=64, help="questions asked at once")
+  add("--slots", type=int, default=256, help="answers written at once")
+  add("--tensor", type=int, default=1, help="devices along the tensor axis")
+  add("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
+  return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+  try:
+    evaluate(parse())
+  except (InputError, JudgeDown) as error:
+    sys.exit(f"error: {error}")
