@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -108,6 +109,8 @@ class Experiment:
     consistency: whom the reward of that name asks; None takes the rule for
       analyses that say "response 1 is better".
     judging: measures a judge of two responses, in place of `evaluation`.
+    profile_steps: "FIRST:LAST" steps of each stage that are traced for XProf;
+      empty for none. It changes no number, so a run may go on with another.
   """
 
   model: ModelConfig
@@ -128,6 +131,7 @@ class Experiment:
   consistency: Endpoint | None = None
   evaluation: EvaluationConfig = EvaluationConfig()
   judging: JudgingConfig | None = None
+  profile_steps: str = ""
 
 
 def to_config(experiment: Experiment) -> ml_collections.ConfigDict:
@@ -222,6 +226,23 @@ def _check_policy(e: Experiment) -> None:
       "config.policy.learned.band follows the hallucination rate; name "
       "'hallucination' in config.policy.weights, with weight 0 to only watch it"
     )
+
+
+def profiled(e: Experiment) -> range:
+  """The steps that are traced.
+
+  Raises:
+    InputError: `profile_steps` is not of its form.
+  """
+  if not e.profile_steps:
+    return range(0)
+  found = re.fullmatch(r"(\d+):(\d+)", e.profile_steps)
+  if not found or not 1 <= int(found[1]) <= int(found[2]):
+    raise InputError(
+      f"config.profile_steps is '{e.profile_steps}'; it names the first and "
+      "the last step to trace, such as 10:12"
+    )
+  return range(int(found[1]), int(found[2]) + 1)
 
 
 def trainings(e: Experiment, stage: str) -> dict[str, tuple[Any, Any]]:
@@ -367,13 +388,29 @@ def claim_folder(workdir: Path, experiment: Experiment) -> None:
   changed = [
     f"{k} is {other.get(k)} there and {mine.get(k)} here"
     for k in sorted(other.keys() | mine.keys())
-    if other.get(k) != mine.get(k)
+    if other.get(k) != mine.get(k) and k != "profile_steps"
   ]
   if changed:
     raise InputError(
       f"{workdir} holds a run of another config ({'; '.join(changed[:3])}); "
       "choose another --workdir"
     )
+
+
+def unwritable(workdir: Path, process: int) -> str:
+  """Why a process cannot write to the folder of the run; "" if it can."""
+  if not (workdir / "config.json").exists():
+    return (
+      f"process {process} does not see what the first wrote to {workdir}; name "
+      "a --workdir that all hosts share, such as a mounted bucket"
+    )
+  path = workdir / f".write_test.{process}"
+  try:
+    path.write_text("x")
+    path.unlink()
+  except OSError as error:
+    return f"cannot write to {workdir}: {error}; choose another --workdir"
+  return ""
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

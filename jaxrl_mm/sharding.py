@@ -249,6 +249,8 @@ def of_first_process(text: str) -> str:
     return text
   raw = np.frombuffer(text.encode(), np.uint8)
   size = int(multihost_utils.broadcast_one_to_all(np.int64(len(raw))))
+  if not size:
+    return ""
   padded = np.zeros(size, np.uint8)
   padded[: min(size, len(raw))] = raw[:size]
   return bytes(multihost_utils.broadcast_one_to_all(padded)).decode()

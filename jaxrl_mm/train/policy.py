@@ -250,6 +250,7 @@ def run(
     step,
     steps=config.steps,
     loop=setting.loop,
+    profile=setting.profile,
     headline=("reward", "answer", "result", "effective"),
   )
   return pytree.join(state.params, frozen)

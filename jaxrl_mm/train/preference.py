@@ -158,6 +158,7 @@ def _train(setting, config, params, records, source, folder, number) -> Params:
     step,
     steps=config.steps,
     loop=setting.loop,
+    profile=setting.profile,
     headline=("loss", "accuracy"),
     part=f"round_{number}",
     before=(number - 1) * config.steps,

@@ -141,6 +141,7 @@ def _train(setting, config, reward, source, folder, part) -> Params:
     step,
     steps=config.steps,
     loop=setting.loop,
+    profile=setting.profile,
     headline=("loss", "accuracy"),
     part=f"part_{part}",
     before=(part - 1) * config.steps,

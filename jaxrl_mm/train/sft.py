@@ -81,6 +81,7 @@ def run(
     step,
     steps=config.steps,
     loop=setting.loop,
+    profile=setting.profile,
     headline=("loss",),
     part=part,
     before=before,
