@@ -16,9 +16,10 @@ _BITS = {"pred": 8, "bf16": 16, "f16": 16, "f32": 32, "f64": 64, "s4": 4}
 _SHAPE = re.compile(r"\b(pred|bf16|f16|f32|f64|[su]\d+|f8\w+)\[([\d,]*)\]")
 _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
 _CALL = re.compile(
-  r"(?:body|condition|to_apply|calls|branch_computations|"
-  r"(?:true|false)_computation)=\{?(%?[\w.\-]+(?:, %?[\w.\-]+)*)"
+  r"(?:body|condition|to_apply|calls|true_computation|false_computation)="
+  r"%?([\w.\-]+)"
 )
+_BRANCHES = re.compile(r"branch_computations=\{(.*?)\}")
 _WHILE = re.compile(r"condition=%?([\w.\-]+)")
 _BOUND = re.compile(r"%([\w.\-]+) = s32\[\]\S* constant\((\d+)\)")
 _OP = re.compile(r"= (.*?) ([\w\-]+)\(")
@@ -50,9 +51,8 @@ def collectives(text: str) -> dict[str, Collective]:
         found[kind][0] += times
         found[kind][1] += times * _result_bytes(op[1], op[2])
       rounds = _rounds(bodies, line)
-      for called in _CALL.findall(line):
-        for other in called.split(", "):
-          visit(other.lstrip("%"), times * rounds)
+      for other in _called(line):
+        visit(other, times * rounds)
 
   visit(entry, 1)
   return {kind: Collective(*found[kind]) for kind in _KINDS if kind in found}
@@ -69,6 +69,13 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     elif name:
       bodies[name].append(line)
   return bodies, entry
+
+
+def _called(line: str) -> list[str]:
+  """The computations that an operation runs."""
+  branches = _BRANCHES.search(line)
+  listed = branches[1].replace("%", "").split(", ") if branches else []
+  return _CALL.findall(line) + listed
 
 
 def _rounds(bodies: dict[str, list[str]], line: str) -> int:
