@@ -364,6 +364,10 @@ def _counts(e: Experiment) -> dict[str, int]:
   }
 
 
+# What a run may go on with: where it runs, and what is watched.
+_MAY_CHANGE = ("mesh.", "profile_steps")
+
+
 def claim_folder(workdir: Path, experiment: Experiment) -> None:
   """Writes config.json, or checks that the folder belongs to this config.
 
@@ -388,7 +392,7 @@ def claim_folder(workdir: Path, experiment: Experiment) -> None:
   changed = [
     f"{k} is {other.get(k)} there and {mine.get(k)} here"
     for k in sorted(other.keys() | mine.keys())
-    if other.get(k) != mine.get(k) and k != "profile_steps"
+    if other.get(k) != mine.get(k) and not k.startswith(_MAY_CHANGE)
   ]
   if changed:
     raise InputError(

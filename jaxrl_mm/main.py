@@ -4,6 +4,7 @@ Any value of the config can be changed: `--config.policy.steps=100`.
 """
 
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,6 +63,10 @@ def join_processes(environ: Mapping[str, str]) -> None:
       process_id=int(environ["JAXRL_PROCESS"]),
       heartbeat_timeout_seconds=SILENCE_SECONDS,
     )
+  if processes:
+    # jax names a dead process by its number alone.
+    here, of = jax.process_index(), jax.process_count()
+    print(f"process {here} of {of} is {socket.gethostname()}", flush=True)
 
 
 def main(argv: list[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from jaxrl_mm import experiment
 from jaxrl_mm.errors import InputError
-from jaxrl_mm.experiment import Experiment
+from jaxrl_mm.experiment import Experiment, MeshConfig
 from jaxrl_mm.models import config as models
 from jaxrl_mm.train.loop import LoopConfig
 from jaxrl_mm.train.policy import PolicyConfig
@@ -125,10 +125,11 @@ def test_the_steps_to_trace():
       of(wrong)
 
 
-def test_a_run_may_go_on_with_other_steps_to_trace(tmp_path):
+def test_a_run_may_go_on_elsewhere_and_be_traced(tmp_path):
   experiment.claim_folder(tmp_path, DEMO)
-  traced = dataclasses.replace(DEMO, profile_steps="3:4")
-  experiment.claim_folder(tmp_path, traced)
+  mesh = MeshConfig(fsdp=2)
+  other = dataclasses.replace(DEMO, profile_steps="3:4", mesh=mesh)
+  experiment.claim_folder(tmp_path, other)
 
 
 def test_a_folder_that_a_process_cannot_use(tmp_path, monkeypatch):

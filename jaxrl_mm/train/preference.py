@@ -34,6 +34,7 @@ from jaxrl_mm.train.loop import Setting, init_state, process_batches, run_stage
 from jaxrl_mm.train.step import (
   accumulate_gradients,
   apply_gradient,
+  count_tokens,
   flatten_pairs,
 )
 
@@ -145,9 +146,9 @@ def _train(setting, config, params, records, source, folder, number) -> Params:
   def step(_, state, batch):
     rows = sharding.to_device(batch.arrays, mesh)
     state, metrics = update(state, frozen, rows)
-    tokens = batch.arrays.mask.sum() + 2 * batch.arrays.prompts.mask.sum()
-    share = len(batch.arrays.mask) / config.batch
-    return state, metrics | {"tokens": tokens / share}
+    prompts = rows.prompts.mask
+    tokens = count_tokens(rows.mask, prompts, prompts)
+    return state, metrics | {"tokens": tokens}
 
   state = run_stage(
     folder,

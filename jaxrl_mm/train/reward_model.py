@@ -30,7 +30,11 @@ from jaxrl_mm.optimizer import (
 from jaxrl_mm.rewards.compose import Term
 from jaxrl_mm.train.collect import CollectConfig, collect, scoring
 from jaxrl_mm.train.loop import Setting, init_state, process_batches, run_stage
-from jaxrl_mm.train.step import flatten_pairs, make_train_step
+from jaxrl_mm.train.step import (
+  count_tokens,
+  flatten_pairs,
+  make_train_step,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,9 +134,9 @@ def _train(setting, config, reward, source, folder, part) -> Params:
   def step(_, state, batch):
     rows = sharding.to_device(batch.arrays, setting.mesh)
     state, metrics = update(state, frozen, rows)
-    tokens = batch.arrays.mask.sum() + 2 * batch.arrays.prompts.mask.sum()
-    share = len(batch.arrays.mask) / config.batch
-    return state, metrics | {"tokens": tokens / share}
+    prompts = rows.prompts.mask
+    tokens = count_tokens(rows.mask, prompts, prompts)
+    return state, metrics | {"tokens": tokens}
 
   state = run_stage(
     folder,

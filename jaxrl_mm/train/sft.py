@@ -17,7 +17,7 @@ from jaxrl_mm.optimizer import (
   split_trainable,
 )
 from jaxrl_mm.train.loop import Setting, init_state, process_batches, run_stage
-from jaxrl_mm.train.step import make_train_step
+from jaxrl_mm.train.step import count_tokens, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +70,8 @@ def run(
   def step(_, state, batch):
     rows = sharding.to_device(batch.arrays, mesh)
     state, metrics = update(state, frozen, rows)
-    read = batch.arrays.mask.sum() + batch.arrays.prompts.mask.sum()
-    share = len(batch.arrays.mask) / config.batch
-    return state, metrics | {"tokens": read / share}
+    tokens = count_tokens(rows.mask, rows.prompts.mask)
+    return state, metrics | {"tokens": tokens}
 
   state = run_stage(
     folder,

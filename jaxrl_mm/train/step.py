@@ -94,6 +94,12 @@ def map_rows(f: Callable[[Any], Any], batch: Any, micro_batch: int) -> Any:
   return jax.tree.map(merge, jax.lax.map(f, split_rows(batch, micro_batch)))
 
 
+@jax.jit
+def count_tokens(*masks: Bool[Array, "..."]) -> Array:
+  """True entries of all masks, those of other processes too."""
+  return sum(jnp.sum(mask, dtype=jnp.float32) for mask in masks)
+
+
 def flatten_pairs(
   pairs: Pairs,
 ) -> tuple[Prompts, Int[Array, "rows T"], Bool[Array, "rows T"]]:

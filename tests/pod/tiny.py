@@ -1,6 +1,6 @@
 """All stages of the demo in a few steps, as a config: what a pod is tested on.
 
-Variants: `whole`, and `short` without the reward model's stages.
+Variants: `whole`, `short` without the reward model's stages, and `sft` alone.
 """
 
 import dataclasses
@@ -43,8 +43,8 @@ def get_config(variant: str = "whole"):
   )
   if variant == "whole":
     return to_config(whole)
-  policy = small(whole.policy, learned=None, steps=4)
-  sft = small(whole.sft, steps=4)
-  return to_config(
-    small(whole, stages=("sft", "policy"), sft=sft, policy=policy)
-  )
+  if variant == "sft":
+    few = small(whole.sft, steps=4)
+    return to_config(small(whole, stages=("sft",), sft=few))
+  policy = small(whole.policy, learned=None)
+  return to_config(small(whole, stages=("sft", "policy"), policy=policy))
