@@ -1,4 +1,5 @@
-# make demo: train the laptop model.  make test: run all tests.
+# make demo: train the laptop model.  make demo-reward: train a judge.
+# make test: run all tests.
 # make parity: compare with torch, which is large, live.
 # make pod: several processes, killed ones; half an hour.
 # make fit: compile a 7B run for a TPU slice, without a TPU.
@@ -8,7 +9,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 ARGS ?=
 
-.PHONY: install demo test parity pod fit format
+.PHONY: install demo demo-reward test parity pod fit format
 
 install: $(VENV)/installed
 
@@ -27,6 +28,9 @@ $(VENV)-tpu/installed: EXTRAS := tpu
 
 demo: install
 	@$(RUN) -m jaxrl_mm.main --config=configs/digits_r1v2.py --workdir=runs/digits_r1v2 $(ARGS)
+
+demo-reward: install
+	@$(RUN) -m jaxrl_mm.main --config=configs/digits_r1_reward.py --workdir=runs/digits_r1_reward $(ARGS)
 
 test: install
 	@$(RUN) -m ruff check .

@@ -93,7 +93,8 @@ def write(folder: Path, shapes: Any, shards: int) -> None:
     own = {name: tensors[name] for name in names[i::shards]}
     file = f"model-{i + 1:05}-of-{shards:05}.safetensors"
     arrays = (draw(shape) for shape in own.values())
-    safetensors.write(folder / file, own, jnp.dtype(jnp.bfloat16), arrays)
+    leaves = {n: jax.ShapeDtypeStruct(s, jnp.bfloat16) for n, s in own.items()}
+    safetensors.write(folder / file, leaves, arrays)
     places |= dict.fromkeys(own, file)
   index = json.dumps({"metadata": {}, "weight_map": places})
   (folder / safetensors.INDEX).write_text(index)

@@ -27,6 +27,7 @@ from jaxrl_mm.optimizer import (
 from jaxrl_mm.sampling import schedule as schedules
 from jaxrl_mm.sampling.decode import Plan, Sampling
 from jaxrl_mm.sampling.schedule import Schedule
+from jaxrl_mm.sampling.weights import to_decode
 from jaxrl_mm.structs import Demonstrations, Pairs, Trajectories
 from jaxrl_mm.train import policy, preference, reward_model, sft
 from jaxrl_mm.train.collect import CollectConfig, make_logp, make_score, scoring
@@ -389,18 +390,35 @@ def _evaluation(view) -> Iterator[Program]:
 
 
 class _Asked(NamedTuple):
-  """One call of the sampler."""
+  """One call of the sampler; `weights` is the form it keeps them in."""
 
   stage: str
   prompts: int
   samples: int
   temperature: float
   schedule: Schedule
+  weights: str = "model"
 
 
 def _sampling(view, asked: _Asked, params, beside) -> Iterator[Program]:
-  """Prefill, decode and resize, each at its largest."""
+  """Weights for it, prefill, decode and resize, each at its largest."""
   m, layout = view.e.model, view.setting.layout
+  narrow = jax.jit(lambda params: to_decode(m, params, asked.weights))
+  size = 2.0 * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
+  yield Program(
+    asked.stage,
+    "reshard",
+    narrow,
+    (params,),
+    {},
+    beside,
+    Work(0.0, size),
+    1,
+    0,
+    "config.policy.decode_weights, config.mesh.tensor",
+  )
+  beside = beside, params
+  params = _compiled_shapes(view, narrow, params)
   sampling = Sampling(
     samples_per_prompt=asked.samples,
     max_tokens=layout.completion_tokens,
@@ -507,7 +525,7 @@ def _policy(view) -> Iterator[Program]:
     view,
     config.optimizer,
     view.params,
-    config.steps,
+    config.updates,
     lambda: (memory_of(), controller.init(())),
   )
   asked = _Asked(
@@ -516,6 +534,7 @@ def _policy(view) -> Iterator[Program]:
     config.samples_per_prompt,
     config.temperature,
     config.schedule,
+    config.decode_weights,
   )
   idle = state._replace(params=())
   yield from _sampling(view, asked, view.params, (idle, _reward(view)))

@@ -6,20 +6,28 @@
   python benchmarks/rollout.py --size qwen2.5-vl-7b \\
     --json benchmarks/results/rollout_gpu.jsonl
 
-The model is the decoder of the named size with random weights; no row ends
-before its limit, so that every sampler does the same work.
+The model is Qwen2.5-VL of the named size with random weights; no row ends
+before its limit, so that every sampler does the same work. Prompts are words;
+where a case says so, each also holds a picture of 112 x 112 pixels, which are
+16 of its tokens.
 
 One line a case. "decode" is the time of a call less that of the same call with
 one token a row. The floor of the decode steps is the time to move what must
 move, at the bandwidth that adding two large arrays reaches here: every step
 the weights once, each prompt's cache once a group, each row's own cache once.
+Where arithmetic is dearer than memory, as on a CPU, "of peak" says more: the
+time that two operations a weight and token take at the rate of a large matrix
+product, over the time of the whole call (attention and pictures not counted).
+"error" is the mean distance, in nats, of the sampler's log-probs to those that
+the trainer gives the same tokens.
 "useful" counts drawn tokens over the whole call, prefill included. In the long
-tail, limits are log-normal (median T / 5, sigma 1, cut at T) and eight times as
-many rows as slots wait; "equal" gives each row the mean of those limits.
+tail, limits are log-normal (median T / 5, sigma 1, cut at T) and sixteen times
+as many rows as slots wait; "equal" gives each row the mean of those limits.
 Peers run in processes of their own, in turns with ours, case by case.
 """
 
 import argparse
+import dataclasses
 import json
 import platform
 import subprocess
@@ -33,18 +41,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl_mm import metrics
+from jaxrl_mm import masked, metrics
+from jaxrl_mm.data import patches
+from jaxrl_mm.models import config as models
 from jaxrl_mm.models import vlm
-from jaxrl_mm.models.config import DecoderConfig, ModelConfig
+from jaxrl_mm.models.config import DecoderConfig, ModelConfig, QwenVisionConfig
 from jaxrl_mm.sampling.decode import Sampling
 from jaxrl_mm.sampling.schedule import Schedule, make_sampler
 from jaxrl_mm.structs import Prompts
 
 PEERS = Path(__file__).parent / "peers"
-# The decoders of models to come in this benchmark; pictures are prefill.
+SCORED = 8  # Prompts whose rows are scored again.
 SIZES = {
   "tiny": ModelConfig(
-    vision=None,
+    vision=QwenVisionConfig(
+      layers=4, width=128, heads=4, mlp=256, full_layers=(1, 3)
+    ),
     decoder=DecoderConfig(
       layers=4,
       width=256,
@@ -54,23 +66,17 @@ SIZES = {
       mlp=768,
       vocab=1024,
       tied=True,
+      rope_sections=(4, 6, 6),
     ),
     dtype="float32",
   ),
-  "qwen2.5-vl-7b": ModelConfig(
-    vision=None,
-    decoder=DecoderConfig(
-      layers=28,
-      width=3584,
-      heads=28,
-      kv_heads=4,
-      head_dim=128,
-      mlp=18944,
-      vocab=152064,
-    ),
-    param_dtype="bfloat16",
+  # Pictures are a part of prefill, so the tower is left out.
+  "qwen2.5-vl-7b": dataclasses.replace(
+    models.qwen2_5_vl_7b(), vision=None, param_dtype="bfloat16"
   ),
 }
+PICTURE = 112  # Pixels along a side.
+START, IMAGE, END, FIRST_WORD = 2, 3, 4, 5
 
 
 class Case(NamedTuple):
@@ -84,6 +90,7 @@ class Case(NamedTuple):
   slots: int
   lengths: str = "full"
   cache: str = "model"
+  picture: bool = False
 
 
 def cases(size: str) -> Iterator[Case]:
@@ -101,7 +108,13 @@ def cases(size: str) -> Iterator[Case]:
   rows = shapes[0]
   for lengths in ("equal", "long tail"):
     yield Case(
-      f"{lengths}, {8 * rows}", rows, 8, prompt, tokens, rows, lengths=lengths
+      f"{lengths}, {16 * rows}",
+      2 * rows,
+      8,
+      prompt,
+      tokens,
+      rows,
+      lengths=lengths,
     )
 
 
@@ -109,6 +122,8 @@ def against_peers() -> Iterator[Case]:
   yield Case("32 prompts", 32, 1, 64, 64, 32)
   yield Case("4 prompts x 8", 4, 8, 64, 64, 32)
   yield Case("4 x 8, prompt of 1000", 4, 8, 1000, 64, 32)
+  yield Case("32 pictures", 32, 1, 64, 64, 32, picture=True)
+  yield Case("4 pictures x 8", 4, 8, 64, 64, 32, picture=True)
 
 
 def limits(case: Case) -> np.ndarray:
@@ -131,17 +146,13 @@ class Ours:
       max_tokens=case.tokens,
       end_token=-1,
       pad_token=0,
-      image_token=-1,
+      image_token=IMAGE,
       cache=case.cache,
     )
     schedule = Schedule(slots=case.slots)
     self._sample = make_sampler(config, sampling, schedule)
-    shape = case.prompts, case.prompt_tokens
-    words = jax.random.randint(
-      jax.random.key(1), shape, 0, config.decoder.vocab
-    )
-    group = jnp.arange(case.prompts)
-    self._prompts = Prompts(words, jnp.ones(shape, bool), None, group)
+    self._config, self._samples = config, case.samples
+    self._prompts = make_prompts(config, case)
     self._params, self._calls = params, 0
 
   def seconds(self, limits: np.ndarray) -> float:
@@ -150,7 +161,50 @@ class Ours:
     start = time.perf_counter()
     drawn = self._sample(self._params, self._prompts, key, limits=limits)
     jax.block_until_ready(drawn)
+    self._drawn = drawn
     return time.perf_counter() - start
+
+  def error(self) -> float:
+    """Of the log-probs of the first prompts' rows in the last call."""
+    few = min(SCORED, self._prompts.tokens.shape[0])
+    take = lambda tree, n: jax.tree.map(lambda x: x[:n], tree)
+    drawn = take(self._drawn, few * self._samples)
+    prompts = jax.tree.map(
+      lambda x: jnp.repeat(x, self._samples, axis=0), take(self._prompts, few)
+    )
+    score = jax.jit(
+      vlm.completion_logp, static_argnums=0, static_argnames="image_token"
+    )
+    logp, _ = score(
+      self._config,
+      self._params,
+      prompts,
+      drawn.tokens,
+      drawn.mask,
+      image_token=IMAGE,
+    )
+    return float(masked.mean(jnp.abs(logp - drawn.logp), drawn.mask))
+
+
+def make_prompts(config: ModelConfig, case: Case) -> Prompts:
+  """Words, behind a picture each where the case wants them."""
+  shape = case.prompts, case.prompt_tokens
+  rng = np.random.default_rng(1)
+  words = rng.integers(FIRST_WORD, config.decoder.vocab, shape)
+  mask, group = np.ones(shape, bool), np.arange(case.prompts)
+  if not case.picture:
+    return Prompts(words, mask, None, group)
+  layout = patches.Patching(windows=1, min_pixels=PICTURE**2)
+  draw = lambda: rng.integers(256, size=(PICTURE, PICTURE, 3), dtype=np.uint8)
+  rows = [
+    patches.encode([draw()], layout, name="a picture") for _ in range(shape[0])
+  ]
+  count = rows[0][1][0].tokens
+  words[:, : count + 2] = [START, *[IMAGE] * count, END]
+  places = patches.positions(words[0] == IMAGE, rows[0][1], layout)
+  images = jax.tree.map(lambda *x: np.stack(x), *[row for row, _ in rows])
+  positions = np.broadcast_to(places, (case.prompts, *places.shape))
+  return Prompts(words, mask, images, group, positions)
 
 
 class Peer:
@@ -163,7 +217,11 @@ class Peer:
       stdout=subprocess.PIPE,
       text=True,
     )
-    self.name = self._ask(vars(config.decoder))
+    self.name = self._ask(dataclasses.asdict(config))
+
+  def takes(self, case: Case) -> bool:
+    """Tunix samples from text alone."""
+    return not (case.picture and "tunix" in self.name)
 
   def seconds(self, case: Case) -> float:
     return self._ask(case._asdict())
@@ -181,14 +239,23 @@ class Peer:
 def bandwidth() -> float:
   """Bytes a second of adding two arrays of 128 MiB."""
   x, y = jnp.ones((2, 32, 1024, 1024))
-  add = jax.jit(jnp.add)
-  add(x, y).block_until_ready()
-  times = []
-  for _ in range(5):
+  return 3 * x.nbytes / _shortest(jnp.add, x, y)
+
+
+def peak(dtype: str) -> float:
+  """Operations a second of a large matrix product."""
+  side = 1024 if jax.default_backend() == "cpu" else 8192
+  x = jnp.ones((side, side), dtype)
+  return 2 * side**3 / _shortest(jnp.matmul, x, x)
+
+
+def _shortest(f, *arrays):
+  f, times = jax.jit(f), []
+  for _ in range(6):
     start = time.perf_counter()
-    add(x, y).block_until_ready()
+    f(*arrays).block_until_ready()
     times.append(time.perf_counter() - start)
-  return 3 * x.nbytes / min(times)
+  return min(times)
 
 
 def decode_bytes(config: ModelConfig, params: vlm.Params, case: Case) -> float:
@@ -198,8 +265,7 @@ def decode_bytes(config: ModelConfig, params: vlm.Params, case: Case) -> float:
   each the own caches hold one token more.
   """
   d, width = config.decoder, jnp.dtype(config.dtype).itemsize
-  size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
-  weights = width * (size(params["decoder"]) + d.vocab * d.width)
+  weights = width * (_size(params["decoder"]) + d.vocab * d.width)
   token = 2 * d.layers * d.kv_heads
   token *= d.head_dim + 4 if case.cache == "int8" else width * d.head_dim
   steps = case.tokens - 1
@@ -208,8 +274,24 @@ def decode_bytes(config: ModelConfig, params: vlm.Params, case: Case) -> float:
   return steps * (weights + prompts + own)
 
 
+def operations(config: ModelConfig, params: vlm.Params, case: Case) -> float:
+  """Of the matrix products with weights, prefill once a prompt."""
+  drawn, d = int(limits(case).sum()), config.decoder
+  read = case.prompts * case.prompt_tokens + drawn
+  return 2 * (_size(params["decoder"]) * read + d.vocab * d.width * drawn)
+
+
+def _size(tree):
+  return sum(x.size for x in jax.tree.leaves(tree))
+
+
 def measure(
-  config: ModelConfig, params: vlm.Params, case: Case, repeats: int, rate: float
+  config: ModelConfig,
+  params: vlm.Params,
+  case: Case,
+  repeats: int,
+  rate: float,
+  speed: float,
 ) -> dict:
   """Times one case; see the top of the file."""
   before, start = metrics.compilations(), time.perf_counter()
@@ -223,8 +305,10 @@ def measure(
     "seconds": whole,
     "compile_seconds": first - whole,
     "compilations": compiled,
+    "of_peak": operations(config, params, case) / speed / whole,
   }
   if case.lengths == "full":
+    record["error"] = ours.error()
     prefill = min(ours.seconds(np.ones_like(most)) for _ in range(repeats))
     drawn = case.prompts * case.samples * (case.tokens - 1)
     floor = decode_bytes(config, params, case) / rate
@@ -257,7 +341,11 @@ def compare(
   """Ours and theirs in turns; the shortest of each counts."""
   ours, most = Ours(config, params, case), limits(case)
   runs = {"ours": lambda: ours.seconds(most)}
-  runs |= {peer.name: lambda peer=peer: peer.seconds(case) for peer in peers}
+  runs |= {
+    peer.name: lambda peer=peer: peer.seconds(case)
+    for peer in peers
+    if peer.takes(case)
+  }
   for run in runs.values():
     run()
   turns = [{name: run() for name, run in runs.items()} for _ in range(repeats)]
@@ -278,6 +366,8 @@ COLUMNS = {
   "prefill": "prefill tok/s",
   "decode": "decode tok/s",
   "of_floor": "of floor",
+  "of_peak": "of peak",
+  "error": "error",
   "useful": "useful tok/s",
   "compile_seconds": "compile s",
   "compilations": "programs",
@@ -287,7 +377,7 @@ COLUMNS = {
 
 def line(name: str, record: dict) -> str:
   cells = (
-    f"{record[key]:14.2f}" if key in record else " " * 14 for key in COLUMNS
+    f"{record[key]:14.5g}" if key in record else " " * 14 for key in COLUMNS
   )
   return f"{name:46}" + "".join(cells)
 
@@ -301,7 +391,8 @@ def main() -> None:
   parser.add_argument("--tunix_python", help="that has google-tunix")
   parser.add_argument("--json", help="append one object a line to this file")
   flags = parser.parse_args()
-  config, rate = SIZES[flags.size], bandwidth()
+  config = SIZES[flags.size]
+  rate, speed = bandwidth(), peak(config.dtype)
   params = jax.jit(vlm.init, static_argnums=0)(config, jax.random.key(0))
   about = {
     "size": flags.size,
@@ -309,6 +400,7 @@ def main() -> None:
     "jax": jax.__version__,
     "date": date.today().isoformat(),
     "bandwidth": rate,
+    "peak": speed,
   }
   print(json.dumps(about))
   print(f"{'':46}" + "".join(f"{x:>14}" for x in COLUMNS.values()))
@@ -322,12 +414,13 @@ def main() -> None:
 
   def shorter(case):
     cut = lambda tokens: max(tokens // flags.scale, 2)
-    return case._replace(
-      prompt_tokens=cut(case.prompt_tokens), tokens=cut(case.tokens)
-    )
+    prompt = cut(case.prompt_tokens)
+    if case.picture:
+      prompt = max(prompt, 20)
+    return case._replace(prompt_tokens=prompt, tokens=cut(case.tokens))
 
   for case in map(shorter, cases(flags.size)):
-    record = measure(config, params, case, flags.repeats, rate)
+    record = measure(config, params, case, flags.repeats, rate, speed)
     tell(case, case.name, record)
   if flags.size == "tiny":
     peers = find_peers(flags, config)

@@ -1,20 +1,38 @@
-"""R1V2 on handwritten digits: cold start, then GRPO with the sample buffer.
+"""R1V2 on handwritten digits, whole: five stages at laptop size.
 
   make demo
   python -m jaxrl_mm.main --config=configs/digits_r1v2.py --workdir=runs/demo
 
-The cold start learns from demonstrations of 50 labelled digits, to its
-plateau or near it. Reinforcement learning then sees all digits of the training
-split; only the reward knows the answers. README.md has the result, and that
-of the controls, each `--config=configs/digits_r1v2.py:NAME`:
+assemble, sft, reward_model, preference, policy, as in configs/r1v2_38b.py. The
+demonstrations are of 50 labelled digits; the stages after them see all digits
+of the training split, whose answers only the rules know. README.md has the
+result, and that of the controls, each `--config=configs/digits_r1v2.py:NAME`:
 
-  longer_cold_start  the compute of the policy stage spent on more cold start
+  longer_cold_start  the compute of the later stages spent on more cold start
   shuffled_rewards   each row gets the reward of another: must not learn
   all_labels         supervised on every digit of the split: the ceiling
 
-Where the paper is silent: clip 0.2 and group size 8 are the values of its
-predecessor and of GRPO; the buffer holds four batches, so that a replayed row
-is a few updates old and the clipped ratio still describes it.
+Where the paper is silent, and why it is so here:
+
+  assemble      No language model comes with the digits, so two are trained on
+                the same questions with the digits written out: the substitute,
+                and the reasoner from it on other questions.
+  trainable     All weights, where the paper trains the projector alone: that
+                is enough where tower and reasoner have been trained before,
+                and these start from nothing.
+  reward_model  The policy's own backbone, tower frozen as in Skywork-VL Reward.
+                Pairs are right against wrong by the rules.
+  preference    A pair is kept from a score gap of 1, a right answer that is
+                e times as likely the better one; two rounds.
+  policy        Clip 0.2 and group size 8 are the values of its predecessor and
+                of GRPO; no KL term, as in equation 8. The buffer holds four
+                batches, so that a replayed row is a few updates old and the
+                clipped ratio still describes it. The learned score counts 0.2
+                where it is positive: a raw one would drown rules of 0 and 1.
+                No pool: every question is drawn anew and never seen twice.
+  thresholds    Hallucination, the share of named digits that are not there, is
+                watched with weight 0; the thresholds stay. What they do when
+                they follow it is in benchmarks/ablations.py.
 """
 
 import dataclasses
@@ -30,9 +48,11 @@ from jaxrl_mm.train.preference import PreferenceConfig
 from jaxrl_mm.train.reward_model import RewardModelConfig
 from jaxrl_mm.train.sft import SftConfig
 
-# An update of the policy stage costs about as much as five of the cold start:
-# 256 rows sampled and trained against 64 rows trained.
-SFT_STEPS, POLICY_STEPS, SFT_STEPS_PER_POLICY_STEP = 400, 600, 5
+SFT_STEPS, PAIR_STEPS, POLICY_STEPS = 200, 30, 400
+# What the later stages cost in updates of the cold start, of 64 rows. One of
+# the policy stage samples and trains 256 rows; one of pairs trains 128; and the
+# four times that pairs are collected, 4,096 rows are sampled and scored.
+PER_POLICY_STEP, PER_PAIR_STEP, PER_COLLECTION = 5, 2, 30
 
 
 def supervised(
@@ -58,20 +78,20 @@ def preferred(learning_rate: float, trainable: str = ".*") -> OptimizerConfig:
 def get_config(variant: str = "r1v2"):
   """The experiment, or one of its controls."""
   collect = CollectConfig(
-    prompts=768, prompts_per_step=32, samples_per_prompt=8
+    prompts=512, prompts_per_step=32, samples_per_prompt=8
   )
   demo = Experiment(
     model=models.digits(),
     stages=("assemble", "sft", "reward_model", "preference", "policy"),
     mesh=MeshConfig(cpu_devices=2),
     assemble=AssembleConfig(
-      text=supervised(200, 2e-3, "(embedder|decoder)/.*"),
+      text=supervised(100, 2e-3, "(embedder|decoder)/.*"),
       align=supervised(100, 2e-3, "projector/.*"),
     ),
     sft=supervised(SFT_STEPS, 1e-3),
     reward_model=RewardModelConfig(
       collect=collect,
-      steps=60,
+      steps=PAIR_STEPS,
       batch=64,
       micro_batch=32,
       optimizer=preferred(5e-4, "(?!vision/).*"),
@@ -80,7 +100,7 @@ def get_config(variant: str = "r1v2"):
       collect=collect,
       threshold=1.0,
       rounds=2,
-      steps=30,
+      steps=PAIR_STEPS,
       batch=64,
       micro_batch=32,
       optimizer=preferred(2e-4),
@@ -99,9 +119,12 @@ def get_config(variant: str = "r1v2"):
       probe_every=100,
     ),
   )
-  more = SFT_STEPS + SFT_STEPS_PER_POLICY_STEP * POLICY_STEPS
+  pairs = 4 * (PER_PAIR_STEP * PAIR_STEPS + PER_COLLECTION)
+  more = SFT_STEPS + pairs + PER_POLICY_STEP * POLICY_STEPS
   longer = dataclasses.replace(
-    demo, stages=("sft",), sft=dataclasses.replace(demo.sft, steps=more)
+    demo,
+    stages=("assemble", "sft"),
+    sft=dataclasses.replace(demo.sft, steps=more),
   )
   variants = {
     "r1v2": demo,

@@ -14,10 +14,13 @@ A published checkpoint in another dtype, or a GGUF file as such a folder:
 
 import argparse
 import dataclasses
+import functools
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+import jax.numpy as jnp
 
 from jaxrl_mm import experiment, sharding, weights
 from jaxrl_mm.data import tokenizer as tok
@@ -50,20 +53,35 @@ def convert(args: argparse.Namespace) -> None:
     write_published(args.model, args.out, args.dtype)
 
 
-def write_published(folder: Path, out: Path, dtype: str) -> None:
-  """A published checkpoint again, in this dtype."""
-  config = dataclasses.replace(families.read_config(folder), param_dtype=dtype)
+def write_published(folder: Path, out: Path, dtype: str | None) -> None:
+  """A published checkpoint again, in this dtype or, to the bit, in its own."""
+  config = dataclasses.replace(
+    families.read_config(folder), param_dtype=dtype or _widest_dtype(folder)
+  )
   params = load.load_params(folder, config, sharding.make_mesh(1, -1))
   save_params(params, entries(folder, config), out, like=folder, dtype=dtype)
 
 
-def write_run(workdir: Path, out: Path, dtype: str, *, adapters: bool) -> None:
+def _widest_dtype(folder: Path) -> str:
+  """The smallest dtype that holds all tensors of a checkpoint exactly."""
+  tensors = safetensors.scan(folder).tensors.values()
+  found = {t.dtype for t in tensors} & safetensors.FLOATS.keys()
+  return str(
+    functools.reduce(
+      jnp.promote_types, [safetensors.FLOATS[name] for name in found]
+    )
+  )
+
+
+def write_run(
+  workdir: Path, out: Path, dtype: str | None, *, adapters: bool
+) -> None:
   """The weights a run has reached, in the layout of its published model.
 
   Args:
     workdir: of the run.
     out: folder; must not exist, or be empty.
-    dtype: of the tensors.
+    dtype: of the tensors; None leaves it as in the published model.
     adapters: only the adapters, as peft reads them.
 
   Raises:
@@ -80,19 +98,22 @@ def write_run(workdir: Path, out: Path, dtype: str, *, adapters: bool) -> None:
     raise InputError(f"the run {workdir} has no adapters; leave out --adapters")
   like = Path(e.pretrained)
   params = weights.final(e, workdir, sharding.make_mesh(1, -1))
-  table = entries(like, e.model)
   if adapters:
+    table = peft.module_table(like, e.model)
     peft.save(params, table, e.lora, e.pretrained, out)
   else:
+    table = entries(like, e.model)
     save_params(lora.merge(params), table, out, like=like, dtype=dtype)
 
 
-def write_assembled(parts: Parts, out: Path, dtype: str) -> None:
+def write_assembled(parts: Parts, out: Path, dtype: str | None) -> None:
   """Tower, projector and decoder of different checkpoints as one model.
 
   The decoder's tokenizer learns the tokens of pictures it lacks; where the
-  embeddings have no rows for them, rows are added.
+  embeddings have no rows for them, rows are added. Without a dtype it is the
+  decoder's.
   """
+  dtype = dtype or _widest_dtype(parts.llm)
   config = assemble.read_config(parts)
   config = dataclasses.replace(config, param_dtype=dtype)
   tokenizer = tok.load(str(parts.llm))
@@ -129,7 +150,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
   parser.add_argument("--out", type=Path, required=True, metavar="DIR")
   parser.add_argument("--adapters", action="store_true")
   parser.add_argument(
-    "--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32")
+    "--dtype",
+    choices=("bfloat16", "float16", "float32"),
+    help="of all weights; they keep that of the published model without it",
   )
   args = parser.parse_args(argv)
   given = [n for n in ("model", "run", "vision", "gguf") if getattr(args, n)]

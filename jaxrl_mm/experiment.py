@@ -61,9 +61,14 @@ class DataConfig:
   """Where examples come from and the shapes they are brought to.
 
   Attributes:
-    demonstrations: source of the cold start, see `sources.open_source`.
+    demonstrations: source of the cold start, see `sets.open_source`.
     labelled: digits whose labels the demonstrations may use; 0 for all.
     prompts: source of the policy stage.
+    pairs: what the reward model and preference stages train on, see
+      `sets.open_pairs`; empty makes pairs of the policy's own answers.
+    skip_bad: records that cannot be read, or do not fit the lengths below, are
+      passed over and named in skipped.0.jsonl (the number is the process's);
+      else the first one ends the run, as a held-out one always does.
     tokenizer: folder of a tokenizer; empty takes that of the published
       checkpoint, or builds that of the digits.
     prompt_tokens, completion_tokens: see `loader.Layout`.
@@ -81,6 +86,8 @@ class DataConfig:
   demonstrations: str = "digits/train"
   labelled: int = 50
   prompts: str = "digits/train"
+  pairs: str = ""
+  skip_bad: bool = False
   tokenizer: str = ""
   prompt_tokens: int = 28
   completion_tokens: int = 14
@@ -249,6 +256,8 @@ def trainings(e: Experiment, stage: str) -> dict[str, tuple[Any, Any]]:
   """Every training of a stage: the name of its part ("" where there is one
   alone), and its optimizer's config with its number of steps."""
   of = lambda config: (config.optimizer, config.steps)
+  if stage == "policy":
+    return {"": (e.policy.optimizer, e.policy.updates)}
   if stage == "assemble":
     a = e.assemble
     texts = [n for n in ("substitute", "reasoner") if not getattr(a, n)]
@@ -319,12 +328,21 @@ def _divisions(
     p = e.policy
     capacity = p.algorithm.get("capacity", shards)
     yield "config.policy.prompts_per_step", p.prompts_per_step, cut, shards
+    rows = (
+      f"{p.prompts_per_step} prompts_per_step * {p.samples_per_prompt} "
+      f"samples_per_prompt / {shards} shards"
+    )
+    several = p.updates_per_rollout
+    if several != 1:
+      updates = "config.policy.updates_per_rollout"
+      yield f"the rows of one shard, {rows}", p.rows // shards, updates, several
+      rows += f" / {several} updates_per_rollout"
+    size = p.rows // shards // max(several, 1)
     yield (
-      f"the rows of one shard, {p.prompts_per_step} prompts_per_step * "
-      f"{p.samples_per_prompt} samples_per_prompt / {shards} shards",
-      p.rows // shards,
+      f"the rows of one shard, {rows}",
+      size,
       "config.policy.micro_batch",
-      min(p.micro_batch, p.rows // shards),
+      min(p.micro_batch, size),
     )
     yield "config.policy.algorithm.capacity", capacity, cut, shards
     if p.pool:
@@ -358,6 +376,7 @@ def _counts(e: Experiment) -> dict[str, int]:
     "config.difficulty.attempts": e.difficulty.attempts,
     "config.cold_start.steps": e.cold_start.steps,
     "config.policy.steps": e.policy.steps,
+    "config.policy.updates_per_rollout": e.policy.updates_per_rollout,
     "config.policy.samples_every": e.policy.samples_every,
     "config.loop.save_every": e.loop.save_every,
     "config.loop.max_bad_steps": e.loop.max_bad_steps,

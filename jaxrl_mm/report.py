@@ -41,7 +41,8 @@ PANELS = (
     "Accuracy and form",
     "%",
     r"answer|format|result|consistency|(.*_)?accuracy"
-    r"|(voting|any|agreement)([@_\d].*)?",
+    r"|(voting|any|agreement)([@_\d].*)?|first|consistent|reasoned"
+    r"|solved_at_\d+|never_solved",
   ),
   ("Effective rows", "%", r"effective.*"),
   ("Log-prob lost without the picture", "nats", r".*blind.*gap.*"),

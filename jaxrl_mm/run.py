@@ -15,11 +15,23 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxrl_mm import experiment, report, sharding, summary, weights
-from jaxrl_mm.data import comparisons, difficulty, patches, sources, templates
+from jaxrl_mm.data import (
+  comparisons,
+  difficulty,
+  loader,
+  pairs,
+  patches,
+  sets,
+  skipping,
+  sources,
+  templates,
+)
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.images import Tiles
 from jaxrl_mm.data.loader import Layout
+from jaxrl_mm.data.pairs import Given
 from jaxrl_mm.data.patches import Patching
+from jaxrl_mm.data.skipping import Sound
 from jaxrl_mm.data.sources import Source
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.evaluate.accuracy import make_evaluator
@@ -35,13 +47,16 @@ from jaxrl_mm.train import assemble, policy, preference, reward_model, sft
 from jaxrl_mm.train import difficulty as labelling
 from jaxrl_mm.train.loop import Setting
 
+_ENDLESS = 1 << 30
+
 
 class Sources(NamedTuple):
-  """Questions of a run; see `DataConfig` and `EvaluationConfig`."""
+  """Questions of a run, and pairs; see `DataConfig` and `EvaluationConfig`."""
 
   held_out: Source
   demonstrations: Source
   prompts: Source
+  given: Given | None = None
 
 
 class Run(NamedTuple):
@@ -100,8 +115,8 @@ def _reward_model(r: Run, models: Models) -> Models:
     r.setting,
     r.experiment.reward_model,
     models.policy,
-    r.sources.prompts,
-    rules({"answer": 1.0}),
+    r.sources.given or r.sources.prompts,
+    {} if r.sources.given else rules({"answer": 1.0}),
     r.workdir / "reward_model",
   )
   return models._replace(reward=trained)
@@ -114,8 +129,8 @@ def _preference(r: Run, models: Models) -> Models:
     e.preference,
     models.policy,
     models.reward,
-    r.sources.prompts,
-    known(r.sources.prompts),
+    r.sources.given or r.sources.prompts,
+    {} if r.sources.given else known(r.sources.prompts),
     r.workdir / "preference",
     first=2 * e.reward_model.collect.prompts,
   )
@@ -135,9 +150,16 @@ def _labels(r: Run) -> list[difficulty.Label]:
   return difficulty.read_labels(r.workdir / "difficulty" / labelling.LABELS)
 
 
+def _fits(setting: Setting, label: difficulty.Label) -> bool:
+  """Whether a trace has room; that of an answer cut off has none to end."""
+  ids = tok.completion_ids(setting.tokenizer, label.trace)
+  return len(ids) <= setting.layout.completion_tokens
+
+
 def _cold_start(r: Run, models: Models) -> Models:
   config, folder = r.experiment.cold_start, r.workdir / "cold_start"
-  source = difficulty.Traced(r.sources.prompts, _labels(r))
+  whole = [label for label in _labels(r) if _fits(r.setting, label)]
+  source = difficulty.Traced(r.sources.prompts, whole)
   trained = sft.run(r.setting, config, models.policy, source, folder)
   return models._replace(policy=trained)
 
@@ -187,7 +209,8 @@ def run(e: Experiment, workdir: Path) -> dict[str, Any]:
   check_stages(e)
   experiment.check(e, mesh.shape["data"] * mesh.shape["fsdp"])
   claim(workdir, e)
-  setting, opened = make_setting(e, mesh), open_sources(e)
+  setting = make_setting(e, mesh)
+  opened = open_sources(e, setting, workdir)
   with jax.set_mesh(mesh):
     check_facts(e, opened.prompts)
     sizes = e.evaluation.batch, e.evaluation.micro_batch
@@ -201,10 +224,16 @@ def run(e: Experiment, workdir: Path) -> dict[str, Any]:
     for name in e.stages:
       models = STAGES[name](r, models)
       if name not in told["stages"]:
-        held = measure(models)
-        told["stages"][name] = summary.describe_stage(workdir / name, held)
+        found = (
+          difficulty.shares(_labels(r))
+          if name == "difficulty"
+          else measure(name, models)
+        )
+        told["stages"][name] = summary.describe_stage(workdir / name, found)
         summary.write(workdir, told)
   summary.show(told, workdir)
+  if bad := skipping.read(_skipped(workdir)):
+    print(f"{len(bad)} bad records were passed over: {_skipped(workdir)}")
   if jax.process_index() == 0:
     print(f"To look at: {report.write(workdir)}")
   return told
@@ -270,23 +299,24 @@ def make_probe(r: Run) -> Callable[[Params], dict[str, float]]:
   )
 
 
-def make_measure(r: Run) -> Callable[[Models], dict[str, float]]:
-  """A function that measures the models after a stage on held-out questions."""
+def make_measure(r: Run) -> Callable[[str, Models], dict[str, float]]:
+  """A function that measures the models after a stage on held-out questions;
+  the reward model once, after its own."""
   e = r.experiment
   if e.judging:
     judge = make_judging(r.setting, e.judging, r.sources.held_out)
-    return lambda models: judge(models.policy)
+    return lambda stage, models: judge(models.policy)
   evaluate = make_evaluator(
     r.setting, e.evaluation, r.sources.held_out, known(r.sources.held_out)
   )
 
-  def measure(models: Models) -> dict[str, float]:
+  def measure(stage: str, models: Models) -> dict[str, float]:
     held = evaluate(models.policy)
     found = {"accuracy": held.pop("answer")} | held | r.probe(models.policy)
-    if models.reward is not None:
+    if stage == "reward_model":
       found["pair_accuracy"] = reward_model.pair_accuracy(
         r.setting,
-        e.reward_model.collect,
+        e.reward_model,
         models.policy,
         models.reward,
         r.sources.held_out,
@@ -406,34 +436,59 @@ def make_patching(model: ModelConfig, data: DataConfig) -> Patching:
   )
 
 
-def open_sources(e: Experiment) -> Sources:
+def open_sources(e: Experiment, setting: Setting, workdir: Path) -> Sources:
   """Held-out questions, demonstrations, prompts; all opened before training.
 
   Seeds differ, so that the prompts are other pictures than the
   demonstrations; held-out questions are the same for every seed.
   """
-  endless = 1 << 30
-  demonstrations = comparisons.open_source(
+  demonstrations = sets.open_source(
     e.data.demonstrations,
-    size=endless,
+    size=_ENDLESS,
     seed=2 * e.seed,
     labelled=e.data.labelled,
   )
-  prompts = comparisons.open_source(
-    e.data.prompts, size=endless, seed=2 * e.seed + 1
-  )
   if "sft" in e.stages:
     sources.check_demonstrations(demonstrations)
-  return Sources(_open_held_out(e), demonstrations, prompts)
+  prompts = sets.open_source(e.data.prompts, size=_ENDLESS, seed=2 * e.seed + 1)
+  imitated = {"sft", "assemble"} & set(e.stages)
+  encode = loader.encode_demonstration if imitated else loader.encode_prompt
+  sound = partial(_sound, e, setting, workdir)
+  return Sources(
+    _open_held_out(e),
+    sound(demonstrations, e.data.demonstrations, encode),
+    sound(prompts, e.data.prompts, loader.encode_prompt),
+    _open_given(e, sound),
+  )
+
+
+def _open_given(e: Experiment, sound) -> Given | None:
+  if not e.data.pairs:
+    return None
+  opened = sets.open_pairs(e.data.pairs, size=_ENDLESS, seed=2 * e.seed + 1)
+  return Given(sound(opened, e.data.pairs, pairs.encode_given))
+
+
+def _sound(e, setting, workdir, source, name, encode):
+  """The source as it is, or without the records that cannot be encoded."""
+  if not e.data.skip_bad:
+    return source
+  fits = lambda record: encode(record, 0, setting.tokenizer, setting.layout)
+  return Sound(source, fits, skipping.make_tell(_skipped(workdir), name))
+
+
+def _skipped(workdir: Path) -> Path:
+  """Every process names the bad records it has met."""
+  return workdir / f"skipped.{jax.process_index()}.jsonl"
 
 
 def _open_held_out(e: Experiment) -> Source:
   """The same for every seed."""
   if e.judging:
-    return comparisons.open_source(
+    return sets.open_source(
       e.judging.source, size=e.judging.pairs, seed=0, both_orders=True
     )
-  held_out = sources.open_source(
+  held_out = sets.open_source(
     e.evaluation.source, size=e.evaluation.size, seed=0
   )
   if len(held_out) < e.evaluation.size:

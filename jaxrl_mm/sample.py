@@ -34,7 +34,7 @@ from jaxrl_mm.experiment import DataConfig, Experiment
 from jaxrl_mm.models.config import ModelConfig
 from jaxrl_mm.models.huggingface import families
 from jaxrl_mm.sampling.decode import Sampling
-from jaxrl_mm.sampling.schedule import Heard, Schedule, make_sampler
+from jaxrl_mm.sampling.schedule import Heard, Schedule, Stop, make_sampler
 from jaxrl_mm.structs import Patches, Prompts
 from jaxrl_mm.train.loop import Setting
 
@@ -198,10 +198,10 @@ def end_tokens(e: Experiment) -> set[int]:
   return set(ends) if isinstance(ends, list) else {ends} - {None}
 
 
-def make_stop(ends: set[int]) -> Callable[[np.ndarray], int | None]:
+def make_stop(ends: set[int]) -> Stop:
   """A function that ends a row behind the first of these tokens."""
 
-  def stop(tokens: np.ndarray) -> int | None:
+  def stop(tokens: np.ndarray, _: int) -> int | None:
     found = np.flatnonzero(np.isin(tokens, list(ends)))
     return int(found[0]) + 1 if found.size else None
 

@@ -50,38 +50,47 @@ def describe_stage(folder: Path, held_out: dict[str, float]) -> dict[str, Any]:
   }
 
 
-# Columns of the table, in percent: heading and name in the summary. Short, for
-# a terminal has 80 columns.
-_COLUMNS = {
+# Lines of the table: what is measured, and its name in the summary.
+_SHARES = {
   "right": "accuracy",
-  "form": "format",
-  "false": "hallucination",
-  "blind": "blind_same",
-  "pairs": "pair_accuracy",
-  "used": "effective",
-  "fresh": "effective_without_buffer",
+  "in the right form": "format",
+  "right, vote of 5": "voting@5",
+  "right, vote of 15": "voting@15",
+  "any of 5 right": "any@5",
+  "any of 15 right": "any@15",
+  "same in both orders": "agreement",
+  "for response 1": "first",
+  "as the analysis says": "reasoned",
+  "false digits named": "hallucination",
+  "same without picture": "blind_same",
+  "pairs in order": "pair_accuracy",
+  "solved at once": "solved_at_1",
+  "solved at 2nd try": "solved_at_2",
+  "solved at 3rd try": "solved_at_3",
+  "never solved": "never_solved",
+  "rows that teach": "effective",
+  "  without a buffer": "effective_without_buffer",
 }
-_LEGEND = """\
-right: accuracy; form: answers in the right form; false: digits the reasoning
-names that are not there; blind: answers that stay when the picture is black;
-pairs: where the reward model puts the right answer first; used: rows that teach
-something, fresh: what that would be without the buffer.
-"""
+_COUNTS = {"tokens an answer": "length", "questions": "questions"}
+_COUNTS |= {"steps": "steps", "seconds": "seconds"}
 
 
 def show(summary: dict[str, Any], workdir: Path) -> None:
   """The table at the end of a run, and where to look next."""
-  percent = lambda x: "" if x is None else f"{100 * x:.1f}"
+  stages = summary["stages"]
+  share, count = (lambda x: f"{100 * x:.1f} %"), (lambda x: f"{x:.0f}")
+  lines = [(*line, share) for line in _SHARES.items()]
+  lines += [(*line, count) for line in _COUNTS.items()]
+  read = lambda value, form: "" if value is None else form(value)
   rows = [
-    {"stage": name}
-    | {title: percent(told.get(key)) for title, key in _COLUMNS.items()}
-    | {"steps": str(told.get("steps", ""))}
-    for name, told in summary["stages"].items()
+    {"": title} | {n: read(told.get(key), form) for n, told in stages.items()}
+    for title, key, form in lines
   ]
-  metrics.print_table("Held-out results after each stage, in percent", rows)
+  told = [row for row in rows if any(list(row.values())[1:])]
+  metrics.print_table("Held-out results after each stage", told)
   if jax.process_index() == 0:
     print(
-      f"{_LEGEND}The run is in {workdir}: summary.json has this table, "
+      f"The run is in {workdir}: summary.json has this table, "
       "<stage>/metrics.jsonl every step,\npolicy/samples.jsonl what the model "
       "wrote. Curves, where TensorBoard is installed:\n"
       f"tensorboard --logdir {workdir}"

@@ -1,9 +1,12 @@
 """Eight CPU devices for every test, set before jax starts."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import threading
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
@@ -19,6 +22,7 @@ from transformers import PreTrainedTokenizerFast  # noqa: E402
 from jaxrl_mm import pytree  # noqa: E402
 from jaxrl_mm.data import sources, tokenizer  # noqa: E402
 from jaxrl_mm.models import config, vlm  # noqa: E402
+from jaxrl_mm.models.attention import Causal  # noqa: E402
 from jaxrl_mm.models.huggingface import internvl, qwen2_5_vl  # noqa: E402
 from jaxrl_mm.models.huggingface.save import save_params  # noqa: E402
 from jaxrl_mm.sampling.decode import Sampling  # noqa: E402
@@ -130,7 +134,7 @@ def score():
       x = vlm.embed(config, params, prompts.tokens, features, image_token)
       where, _ = vlm.positions(prompts, 0)
       mask = prompts.mask
-      hidden, _ = vlm.run_decoder(config, params, x, where, vlm.causal(mask))
+      hidden, _ = vlm.run_decoder(config, params, x, where, Causal(mask))
       logits = hidden @ vlm.head(params).T
       logp = jax.nn.log_softmax(logits[:, :-1])
       picked = prompts.tokens[:, 1:, None]
@@ -161,3 +165,89 @@ def greedy():
     return np.asarray(sample(params, prompts, jax.random.key(0)).tokens)
 
   return draw
+
+
+class ChatServer(ThreadingHTTPServer):
+  """An OpenAI-compatible endpoint of this machine.
+
+  It answers by `reply(prompt, times it was asked)`: a text or a status. Of a
+  prompt with pictures that is its text; `requests` has them whole.
+  """
+
+  daemon_threads = True
+
+  def __init__(self, reply):
+    super().__init__(("127.0.0.1", 0), _Handler)
+    self.reply, self.lock = reply, threading.Lock()
+    self.asked, self.models, self.requests = {}, [], []
+    self.busy, self.busiest = 0, 0
+
+  @property
+  def url(self):
+    return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class _Handler(BaseHTTPRequestHandler):
+  def do_GET(self):
+    self._send(200, {"object": "list", "data": [{"id": "first"}, {"id": "b"}]})
+
+  def do_POST(self):
+    size = int(self.headers["Content-Length"])
+    request = json.loads(self.rfile.read(size))
+    prompt, server = request["messages"][0]["content"], self.server
+    if isinstance(prompt, list):
+      prompt = prompt[-1]["text"]
+    with server.lock:
+      server.requests.append(request)
+      server.models.append(request["model"])
+      server.busy += 1
+      server.busiest = max(server.busiest, server.busy)
+      server.asked[prompt] = server.asked.get(prompt, 0) + 1
+    reply = server.reply(prompt, server.asked[prompt])
+    with server.lock:
+      server.busy -= 1
+    if isinstance(reply, int):
+      self._send(reply, {"error": {"message": "out of order"}})
+    else:
+      message = {"role": "assistant", "content": reply}
+      choice = {"index": 0, "message": message, "finish_reason": "stop"}
+      self._send(
+        200,
+        {
+          "id": "1",
+          "object": "chat.completion",
+          "created": 0,
+          "model": request["model"],
+          "choices": [choice],
+        },
+      )
+
+  def _send(self, status, body):
+    data = json.dumps(body).encode()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+      self.send_response(status)
+      self.send_header("Content-Type", "application/json")
+      self.send_header("Content-Length", str(len(data)))
+      self.end_headers()
+      self.wfile.write(data)
+
+  def log_message(self, *_):
+    pass
+
+
+@pytest.fixture(scope="session")
+def serve():
+  """`with serve(reply) as server`: see `ChatServer`."""
+
+  @contextlib.contextmanager
+  def start(reply):
+    with ChatServer(reply) as server:
+      thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+      thread.start()
+      try:
+        yield server
+      finally:
+        server.shutdown()
+        thread.join()
+
+  return start

@@ -14,7 +14,7 @@ from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.models import lora, vlm
 from jaxrl_mm.models.config import DecoderConfig, ModelConfig
-from jaxrl_mm.models.huggingface import text
+from jaxrl_mm.models.huggingface import families, load, text
 from jaxrl_mm.models.huggingface.save import save_params
 from jaxrl_mm.models.lora import LoraConfig
 
@@ -36,20 +36,19 @@ MODEL = ModelConfig(
 )
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory):
-  """A folder as the hub has it, of random weights."""
-  folder = tmp_path_factory.mktemp("hub") / "tiny"
-  params = vlm.init(MODEL, jax.random.key(0))
-  table = text.table(MODEL, {"model.embed_tokens.weight", "lm_head.weight"})
+def _publish(model, folder, words):
+  """A Qwen2 as the hub has it, of random weights."""
+  params = jax.jit(vlm.init, static_argnums=0)(model, jax.random.key(0))
+  table = text.table(model, {"model.embed_tokens.weight", "lm_head.weight"})
   save_params(params, table, folder, like=None, dtype="float32")
-  d = MODEL.decoder
+  d = model.decoder
   description = {
     "model_type": "qwen2",
     "num_hidden_layers": d.layers,
     "hidden_size": d.width,
     "num_attention_heads": d.heads,
     "num_key_value_heads": d.kv_heads,
+    "head_dim": d.head_dim,
     "intermediate_size": d.mlp,
     "vocab_size": d.vocab,
     "rope_theta": d.rope_theta,
@@ -58,8 +57,15 @@ def published(tmp_path_factory):
     "tie_word_embeddings": False,
   }
   (folder / "config.json").write_text(json.dumps(description))
-  tok.build(sources.digits_texts()).save_pretrained(folder)
+  words.save_pretrained(folder)
   return folder
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+  """A decoder alone, with the words of the digits."""
+  folder = tmp_path_factory.mktemp("hub") / "tiny"
+  return _publish(MODEL, folder, tok.build(sources.digits_texts()))
 
 
 def _tensors(folder, name="model"):
@@ -166,3 +172,60 @@ def test_the_state_of_a_run_holds_adapters_alone(trained):
   params = weights.final(e, trained, sharding.make_mesh(1, -1))
   adapters, _ = pytree.split(params, ".*/lora_[ab]")
   assert all(np.any(x != 0) for x in jax.tree.leaves(adapters))
+
+
+@pytest.fixture(scope="module")
+def reasoner(internvl_folder, qwen_folder, tmp_path_factory):
+  """A decoder that fits the tiny InternVL and knows no pictures yet."""
+  model = families.read_config(internvl_folder)
+  words = tok.load(str(qwen_folder))
+  decoder = dataclasses.replace(model.decoder, vocab=len(words), mlp=48)
+  folder = tmp_path_factory.mktemp("hub") / "reasoner"
+  alone = dataclasses.replace(model, vision=None, decoder=decoder)
+  return _publish(alone, folder, words)
+
+
+def _assemble(vision, llm, out):
+  parts = ["--vision", vision, "--projector", vision, "--llm", llm]
+  arguments = [*parts, "--dtype", "float32", "--out", out]
+  convert.convert(convert.parse([str(a) for a in arguments]))
+
+
+def test_three_checkpoints_become_one(internvl_folder, reasoner, tmp_path):
+  out = tmp_path / "out"
+  _assemble(internvl_folder, reasoner, out)
+  seen, read, whole = map(_tensors, (internvl_folder, reasoner, out))
+  of_text = lambda name: "language_model" in name or "lm_head" in name
+  for name in filter(lambda n: not of_text(n), seen):
+    np.testing.assert_array_equal(whole.pop(name), seen[name])
+  assert len(whole) == len(read) and all(map(of_text, whole))
+  vocab = families.read_config(reasoner).decoder.vocab
+  for name, x in whole.items():
+    part = name.rpartition("language_model.")[2].removeprefix("model.")
+    before = read.get(part, read.get(f"model.{part}"))
+    np.testing.assert_array_equal(x[:vocab], before)
+    if vocab in before.shape:  # rows for <img>, <IMG_CONTEXT> and </img>
+      mean = np.tile(before.mean(0), (3, 1))
+      np.testing.assert_allclose(x[vocab:], mean, atol=1e-6)
+
+
+def test_what_was_put_together_is_a_checkpoint(
+  internvl_folder, reasoner, tmp_path
+):
+  out = tmp_path / "out"
+  _assemble(internvl_folder, reasoner, out)
+  model, words = families.read_config(out), tok.load(str(out))
+  assert model.vision == families.read_config(internvl_folder).vision
+  assert (model.decoder.mlp, model.decoder.vocab) == (48, len(words))
+  params = load.load_params(out, model, sharding.make_mesh())
+  assert params["embedder"]["table"].shape[0] == len(words)
+  about = json.loads((out / "config.json").read_text())
+  image_token = tok.token_id(words, tok.IMAGE_TOKEN)
+  assert about["image_token_id"] == image_token
+
+
+def test_parts_that_do_not_fit_are_named(internvl_folder, published, tmp_path):
+  with pytest.raises(InputError, match="the decoder has 16 and .* takes"):
+    _assemble(internvl_folder, published, tmp_path / "out")
+  with pytest.raises(InputError, match="tiny is a model of text alone"):
+    _assemble(published, published, tmp_path / "out")

@@ -18,10 +18,22 @@ import pytest
 from jaxrl_mm import metrics
 
 ROOT = Path(__file__).parent.parent
+# The cold start is just long enough to be right now and then, or there would
+# be no pairs.
 SMALL = (
-  "sft.steps=6",
-  "sft.batch=16",
-  "sft.micro_batch=1",
+  "assemble.text.steps=2",
+  "assemble.text.batch=16",
+  "assemble.align.steps=2",
+  "assemble.align.batch=16",
+  "sft.steps=40",
+  "sft.micro_batch=8",
+  "reward_model.collect.prompts=32",
+  "reward_model.steps=2",
+  "reward_model.batch=16",
+  "preference.collect.prompts=32",
+  "preference.threshold=-100.0",
+  "preference.steps=2",
+  "preference.batch=16",
   "policy.steps=8",
   "policy.prompts_per_step=8",
   "policy.samples_per_prompt=4",
@@ -29,6 +41,7 @@ SMALL = (
   "policy.algorithm.capacity=16",
   "policy.refill=1",
   "policy.samples_every=2",
+  "policy.probe_every=4",
   "evaluation.size=32",
   "evaluation.batch=16",
   "loop.save_every=2",
@@ -93,23 +106,39 @@ def _bits(x):
   return np.asarray(x).tobytes()
 
 
+# Stage -> its steps, all parts and rounds together.
+STEPS = {
+  "assemble": 6,
+  "sft": 40,
+  "reward_model": 4,
+  "preference": 4,
+  "policy": 8,
+}
+
+
 def test_the_folder_of_a_run(whole):
   folder, printed = whole
   summary = json.loads((folder / "summary.json").read_text())
-  assert list(summary["stages"]) == ["sft", "policy"]
+  assert list(summary["stages"]) == list(STEPS)
+  shares = ("accuracy", "format", "hallucination", "blind_same")
   for stage in summary["stages"].values():
-    assert 0 <= stage["accuracy"] <= 1 and 0 <= stage["format"] <= 1
+    assert all(0 <= stage[name] <= 1 for name in shares)
+  assert 0 <= summary["stages"]["reward_model"]["pair_accuracy"] <= 1
   policy = summary["stages"]["policy"]
   assert policy["effective"] >= policy["effective_without_buffer"]
-  for name, steps in (("sft", 6), ("policy", 8)):
+  for name, steps in STEPS.items():
     lines = metrics.read_lines(folder / name / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, steps + 1))
     assert all(np.isfinite(v) for line in lines for v in line.values())
   samples = metrics.read_lines(folder / "policy" / "samples.jsonl")
   assert {s["step"] for s in samples} == {1, 3, 5, 7}
-  assert set(samples[0]["terms"]) == {"answer", "format"}
+  terms = {"answer", "format", "hallucination", "learned"}
+  assert set(samples[0]["terms"]) == terms
+  lines = metrics.read_lines(folder / "policy" / "metrics.jsonl")
+  assert [x["step"] for x in lines if "blind_gap" in x] == [1, 5]
   assert "<IMG_CONTEXT>" in samples[0]["prompt"]
   assert "Held-out" in printed and str(folder) in printed
+  assert (folder / "report.html").exists()
 
 
 def test_nothing_compiles_after_the_first_steps(whole):
@@ -128,26 +157,32 @@ def test_eight_devices_give_the_same_losses(whole, tmp):
   mesh = ("mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2")
   done = _run(tmp, "sharded", *mesh, devices=8)
   assert done.returncode == 0, done.stderr
-  for stage in ("sft", "policy"):
-    one = metrics.read_lines(whole[0] / stage / "metrics.jsonl")
-    many = metrics.read_lines(tmp / "sharded" / stage / "metrics.jsonl")
-    for name in ("loss", "gradient_norm", "entropy"):
+  of = lambda folder, stage: metrics.read_lines(
+    folder / stage / "metrics.jsonl"
+  )
+  # Later stages learn from what was drawn, where rounding can flip a token.
+  for stage in ("assemble", "sft"):
+    one, many = of(whole[0], stage), of(tmp / "sharded", stage)
+    for name in ("loss", "gradient_norm"):
       np.testing.assert_allclose(
         [line[name] for line in many],
         [line[name] for line in one],
-        rtol=2e-3,
+        rtol=5e-3,
         atol=1e-4,
         err_msg=f"{stage} {name}",
       )
+  assert max(x["sampler_gap"] for x in of(tmp / "sharded", "policy")) < 1e-5
 
 
 # Only the bits are compared, on the devices that wrote them.
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")
 def test_killed_anywhere_it_ends_with_the_same_bits(whole, tmp):
   folder = tmp / "killed"
-  path = folder / "policy" / "metrics.jsonl"
   rng = random.Random()
-  for moment in (rng.randint(1, 3), rng.randint(4, 7)):
+  early = rng.choice(["assemble", "sft", "reward_model", "preference"])
+  for stage in (early, "policy"):
+    path = folder / stage / "metrics.jsonl"
+    moment = rng.randint(1, STEPS[stage] - 1)
     process = subprocess.Popen(
       _command(folder),
       cwd=ROOT,

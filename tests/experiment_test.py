@@ -48,6 +48,10 @@ def test_an_unknown_value_is_named():
       r"64 prompts_per_step \* 8 samples_per_prompt / 2 shards \(256\)",
     ),
     (
+      {"policy": PolicyConfig(updates_per_rollout=3)},
+      r"2 shards \(256\) .* config.policy.updates_per_rollout \(3\)",
+    ),
+    (
       {"policy": PolicyConfig(algorithm={"name": "r1v2", "capacity": 9})},
       r"capacity \(9\)",
     ),
@@ -71,9 +75,17 @@ def test_what_does_not_fit_fails_at_once(change, message):
     experiment.check(dataclasses.replace(DEMO, **change), 2)
 
 
-@pytest.mark.parametrize("variant", ["r1v2", "all_labels"])
-def test_the_demo_fits_unchanged_on_one_to_sixteen_shards(variant):
-  module = runpy.run_path(str(ROOT / "configs" / "digits_r1v2.py"))
+@pytest.mark.parametrize(
+  "name, variant",
+  [
+    ("digits_r1v2", "r1v2"),
+    ("digits_r1v2", "all_labels"),
+    ("digits_r1_reward", "stable_reinforce"),
+    ("digits_r1_reward", "stress_reinforce_plus_plus"),
+  ],
+)
+def test_a_demo_fits_unchanged_on_one_to_sixteen_shards(name, variant):
+  module = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))
   demo = experiment.from_config(module["get_config"](variant))
   for shards in (1, 2, 4, 8, 16):
     experiment.check(demo, shards)

@@ -6,6 +6,9 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from jaxrl_mm import algorithms
+from jaxrl_mm.data import sets
+from jaxrl_mm.evaluate import __main__ as evaluation
+from jaxrl_mm.evaluate.benchmarks import BENCHMARKS
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -41,3 +44,29 @@ def test_table_names_every_algorithm():
     is algorithms.Algorithm
   }
   assert set(named) == makers and len(named) == 12
+
+
+def test_table_names_every_benchmark_and_its_folder():
+  text = section("Benchmarks")
+  named = re.findall(r"^\| `(\w+)` \| ([^|]*)", text, re.MULTILINE)
+  assert [name for name, _ in named] == list(BENCHMARKS)
+  for name, folder in named:
+    hub = BENCHMARKS[name].hub.removeprefix("github.com/")
+    assert hub.partition("<")[0] in folder
+
+
+def test_commands_are_understood():
+  commands = section("Benchmarks").replace("\\\n", "")
+  found = re.findall(r"^python -m jaxrl_mm.evaluate (.*)", commands, re.M)
+  assert len(found) == 5
+  for command in found:
+    args = evaluation.parse(command.split())
+    evaluation.check(args)
+    assert set(args.benchmark) <= BENCHMARKS.keys()
+
+
+def test_table_names_every_data_set():
+  named = re.findall(
+    r"^\| `([\w-]+)` \|", section("Published data sets"), re.MULTILINE
+  )
+  assert named == list(sets.SETS)

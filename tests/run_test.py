@@ -165,3 +165,44 @@ def test_the_policy_is_evaluated_during_its_stage(monkeypatch):
   )
   assert asked == [(512, 512, "held out", ["answer"])]
   assert probe({"right": 0.5}) == {"held_out_accuracy": 0.5, "blind_same": 0.25}
+
+
+def _pairs(folder, texts):
+  lines = [
+    {"question": "What is the sum?", "chosen": good, "rejected": bad}
+    for good, bad in texts
+  ]
+  path = folder / "pairs.jsonl"
+  path.write_text("\n".join(map(json.dumps, lines)))
+  return f"pairs:{path}"
+
+
+def _opened(folder, **data):
+  e = dataclasses.replace(DEMO, data=dataclasses.replace(DEMO.data, **data))
+  setting = run.make_setting(e, sharding.make_mesh())
+  return run.open_sources(e, setting, folder)
+
+
+def test_pairs_of_a_data_set_take_the_place_of_collected_ones(tmp_path):
+  assert _opened(tmp_path).given is None
+  name = _pairs(tmp_path, [("3", "4"), ("5", "6")])
+  given = _opened(tmp_path, pairs=name).given
+  assert [given[i].question for i in (0, 1)] == 2 * ["What is the sum?"]
+
+
+def test_bad_records_are_passed_over_only_where_the_config_allows(tmp_path):
+  long = "1" * 20
+  name = _pairs(tmp_path, [("3", "4"), ("5", long), ("7", "7"), ("8", "9")])
+  strict = _opened(tmp_path, pairs=name).given
+  with pytest.raises(InputError, match="jsonl:3: both responses are the same"):
+    strict[2]
+  assert not list(tmp_path.glob("skipped*"))
+  given = _opened(tmp_path, pairs=name, skip_bad=True).given
+  made = _opened(tmp_path).prompts
+  assert [given[i].name.rpartition(":")[2] for i in range(4)] == list("1444")
+  (path,) = tmp_path.glob("skipped*")
+  first, second = map(json.loads, path.read_text().splitlines())
+  assert (first["source"], first["record"]) == (name, 1)
+  assert "21 tokens and config.data.completion_tokens is 14" in first["reason"]
+  assert second["record"] == 2
+  assert made[0].name == "digits/train/0"

@@ -52,7 +52,7 @@ def build(size):
 
 
 def main():
-  size = json.loads(sys.stdin.readline())
+  size = json.loads(sys.stdin.readline())["decoder"]
   network, draw = build(size), {}
   version = importlib.metadata.version("google-tunix")
   print(json.dumps(f"google-tunix {version}"), flush=True)

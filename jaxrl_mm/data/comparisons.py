@@ -231,18 +231,34 @@ def open_source(
 
   Args:
     name: "digit-pairs/train", "digit-pairs/validation", "digit-pairs/test", or
-      a file of JSON lines whose records have a "choice".
+      a file of JSON lines whose records have a "choice"; or several of these
+      with " + " between them, taken in turn.
     size, seed, labelled: see `sources.open_source`; `size` counts pairs.
     both_orders: see `Comparisons`.
   """
-  family, _, split = name.partition("/")
-  if family == DIGIT_PAIRS:
-    sources.check_split(name)
-    made = DigitPairs(split, size=size, seed=seed, labelled=labelled)
+  if " + " in name:
+    how = dict(size=size, seed=seed, labelled=labelled, both_orders=both_orders)
+    parts = [open_source(part, **how) for part in name.split(" + ")]
+    return sources.Alternating(parts)
+  if _family(name) == DIGIT_PAIRS:
+    made = open_pairs(name, size=size, seed=seed, labelled=labelled)
     return Comparisons(made, _BRIEF, both_orders=both_orders)
-  if family != "digits" and _has_choice(name):
+  if _family(name) != "digits" and _has_choice(name):
     return Comparisons(PairLines(name), both_orders=both_orders)
   return sources.open_source(name, size=size, seed=seed, labelled=labelled)
+
+
+def open_pairs(name: str, *, size: int, seed: int, labelled: int = 0) -> Pairs:
+  """The pairs that a config names; see `open_source`."""
+  if _family(name) != DIGIT_PAIRS:
+    return PairLines(name)
+  sources.check_split(name)
+  split = name.partition("/")[2]
+  return DigitPairs(split, size=size, seed=seed, labelled=labelled)
+
+
+def _family(name):
+  return name.partition("/")[0]
 
 
 def _has_choice(path):

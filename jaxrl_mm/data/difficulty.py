@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from jaxrl_mm.data.sources import Example, Source, Subset
 from jaxrl_mm.errors import InputError
+from jaxrl_mm.structs import Number
 
 
 class Label(NamedTuple):
@@ -38,6 +39,17 @@ def read_labels(path: Path) -> list[Label]:
     return []
   *whole, _ = path.read_text(encoding="utf-8").split("\n")
   return [Label(**json.loads(line)) for line in whole]
+
+
+def shares(labels: Sequence[Label]) -> dict[str, Number]:
+  """How many questions there are, and how many took how many attempts."""
+  attempts = sorted({label.attempts for label in labels if label.right})
+  solved = lambda n: [a.right and a.attempts == n for a in labels]
+  return {
+    "questions": len(labels),
+    **{f"solved_at_{n}": sum(solved(n)) / len(labels) for n in attempts},
+    "never_solved": sum(not a.right for a in labels) / len(labels),
+  }
 
 
 class Traced:

@@ -1,4 +1,7 @@
-"""Preference pairs: a file of them beside the questions they belong to."""
+"""Preference pairs: a file of them beside the questions they belong to.
+
+They are made of a policy's own answers, or given by a data set.
+"""
 
 import dataclasses
 import json
@@ -8,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrl_mm.data import loader
+from jaxrl_mm.data import comparisons, loader
+from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.loader import Layout
 from jaxrl_mm.data.sources import Example, Source
 from jaxrl_mm.data.tokenizer import Tokenizer
@@ -59,6 +63,46 @@ class PairSource:
   def __getitem__(self, number: int) -> Pair:
     record = self._records[number]
     return Pair(record, self._examples[record.index])
+
+
+class Given:
+  """The questions of pairs that somebody else has made."""
+
+  def __init__(self, pairs: comparisons.Pairs):
+    self._pairs = pairs
+
+  def __len__(self) -> int:
+    return len(self._pairs)
+
+  def __getitem__(self, index: int) -> Example:
+    return _question(self._pairs[index])
+
+  def pair(self, index: int, tokenizer: Tokenizer) -> Pair:
+    """The two responses as a record that nobody has scored yet."""
+    return _unscored(self._pairs[index], index, tokenizer)
+
+
+def _unscored(given: comparisons.Pair, index: int, tokenizer: Tokenizer):
+  texts = (given.better, given.worse)
+  record = Record(
+    index=index,
+    texts=texts,
+    tokens=tuple(tok.completion_ids(tokenizer, text) for text in texts),
+    scores=(0.0, 0.0),
+    reference_logp=(0.0, 0.0),
+  )
+  return Pair(record, _question(given))
+
+
+def encode_given(
+  given: comparisons.Pair, number: int, tokenizer: Tokenizer, layout: Layout
+) -> Pairs:
+  """A row of `Pairs` that nobody has scored; see `encode`."""
+  return encode(_unscored(given, number, tokenizer), number, tokenizer, layout)
+
+
+def _question(given: comparisons.Pair) -> Example:
+  return Example(given.name, given.pictures, given.question, answer="")
 
 
 def write(path: Path, records: Sequence[Record]) -> None:

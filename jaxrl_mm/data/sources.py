@@ -9,8 +9,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import sklearn.datasets
-from PIL import Image
 
+from jaxrl_mm.data import pictures
 from jaxrl_mm.errors import InputError
 
 
@@ -212,7 +212,9 @@ class JsonLines:
   def pictures(self, index: int) -> tuple[np.ndarray, ...]:
     """The pictures of a record."""
     where, record = self._records[index]
-    return tuple(read_picture(p, where) for p in self._images(record))
+    return tuple(
+      pictures.read(str(path), Path(), where) for path in self._images(record)
+    )
 
   def __getitem__(self, index: int) -> Example:
     where, record = self._records[index]
@@ -242,22 +244,6 @@ def _from_message(where, record):
     "question": values.get("text"),
     "answer": re.sub("</?answer>", "", answer),
   }
-
-
-def read_picture(path: Path, where: str) -> np.ndarray:
-  """A picture file as uint8 [height, width, 3].
-
-  Args:
-    path: of the file.
-    where: who asks, for the message.
-  """
-  try:
-    with Image.open(path) as image:
-      return np.asarray(image.convert("RGB"))
-  except Exception as error:  # Pillow raises all kinds on damaged files.
-    raise InputError(
-      f"{where}: cannot read the image {path}: {error}"
-    ) from error
 
 
 # ------------------------------------------------------------------ sums
@@ -323,6 +309,20 @@ class Subset:
 
   def __getitem__(self, index: int) -> Example:
     return self._source[self._numbers[index] % len(self._source)]
+
+
+class Alternating:
+  """Examples of several sources in turn; it ends with the shortest."""
+
+  def __init__(self, parts: Sequence[Source]):
+    self._parts = parts
+
+  def __len__(self) -> int:
+    return len(self._parts) * min(map(len, self._parts))
+
+  def __getitem__(self, index: int) -> Example:
+    number, part = divmod(index, len(self._parts))
+    return self._parts[part][number]
 
 
 def check_demonstrations(source: Source) -> None:

@@ -20,7 +20,6 @@ on where it was stopped. The table is in OUT/table.md and OUT/table.json.
 import argparse
 import contextlib
 import dataclasses
-import importlib
 import json
 import os
 import sys
@@ -54,6 +53,7 @@ from jaxrl_mm.evaluate.run import Protocol, run_benchmark
 from jaxrl_mm.models.config import ModelConfig, VisionConfig
 from jaxrl_mm.models.huggingface import families, load
 from jaxrl_mm.models.vlm import Params
+from jaxrl_mm.rewards.endpoint import Endpoint
 from jaxrl_mm.rewards.judge import Judge, JudgeDown
 from jaxrl_mm.train.loop import LoopConfig, Setting
 
@@ -204,15 +204,8 @@ def make_judge(args: argparse.Namespace) -> Judge | None:
   """The judge behind an endpoint, if one is named."""
   if not args.judge:
     return None
-  try:
-    # By name, for what it needs is optional.
-    endpoint = importlib.import_module("jaxrl_mm.rewards.endpoint")
-  except ImportError as error:
-    raise InputError(
-      "--judge needs openai; install the extra: pip install 'jaxrl_mm[judge]'"
-    ) from error
   key = os.environ.get("OPENAI_API_KEY", "unused")
-  return endpoint.Endpoint(args.judge, model=args.judge_model, api_key=key)
+  return Endpoint(args.judge, model=args.judge_model, api_key=key)
 
 
 # ---------------------------------------------------------------- the model

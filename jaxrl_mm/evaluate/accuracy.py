@@ -20,7 +20,7 @@ class EvaluationConfig:
   """What is measured after each stage.
 
   Attributes:
-    source: see `data.sources.open_source`.
+    source: see `data.sets.open_source`.
     size: questions.
     batch: questions answered at once.
     micro_batch: answers a device scores at once, at most.

@@ -36,7 +36,12 @@ def make_blindness(
     source: questions.
     size: how many; all are asked at once.
     micro_batch: answers a device scores at once, at most.
+
+  Returns:
+    The function; of a model of text alone it has nothing to tell.
   """
+  if setting.layout.pictures is None:
+    return lambda params: {}
   ask = make_sample(setting, samples_per_prompt=1, temperature=0.0)
   logp = make_logp(setting, 1, micro_batch)
   prompts = read_prompts(setting, source, 0, size).arrays

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.sources import Source
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.evaluate import metrics, pairwise
@@ -19,9 +18,8 @@ from jaxrl_mm.evaluate.items import Item, Verdict
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.rewards import consistency
 from jaxrl_mm.rewards import format as form
-from jaxrl_mm.train.ask import ask
 from jaxrl_mm.train.loop import Setting
-from jaxrl_mm.train.sample import make_sample
+from jaxrl_mm.train.sample import ask, make_sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +27,7 @@ class JudgingConfig:
   """What is measured of a judge after each stage.
 
   Attributes:
-    source: pairs, see `data.comparisons.open_source`.
+    source: pairs, see `data.sets.open_source`.
     pairs: how many.
     batch: comparisons made at once.
     samples: of each comparison, at temperature 1.
@@ -79,9 +77,8 @@ def make_judging(
     for start in range(0, len(examples), config.batch):
       part = examples[start : start + config.batch]
       key = jax.random.fold_in(jax.random.key(0), start)
-      drawn = ask(setting, draw, params, part, key, batch=config.batch)
-      texts += tok.decode(setting.tokenizer, drawn.tokens)
-      lengths += drawn.mask.sum(1).tolist()
+      said, long = ask(setting, draw, params, part, key, batch=config.batch)
+      texts, lengths = texts + said, lengths + long
     rows = [
       texts[i : i + config.samples]
       for i in range(0, len(texts), config.samples)

@@ -6,7 +6,6 @@ Answers count where the question asks for them: in `<solution>` tags, boxes,
 bold type or the last line. The released graders also search whole responses.
 """
 
-import ast
 import difflib
 import json
 import re
@@ -25,7 +24,8 @@ from jaxrl_mm.rewards import math as maths
 _SOLUTION = re.compile(
   r"<solution>((?:(?!<solution>).)*?)</solution>", re.DOTALL
 )
-_BOLD = re.compile(r"\*\*+([^*\n]+)\*\*+")
+# Only from the first star of a row of them, or many stars would take long.
+_BOLD = re.compile(r"(?<!\*)\*{2,}+([^*\n]+)\*\*")
 _LONGEST_LIST = 200
 
 
@@ -109,13 +109,17 @@ def _typos(text: str, truth: str) -> float:
 
 
 def _plot(text: str, truth: str) -> float:
-  """One minus the edit distance of the order of sentences."""
+  """One minus the edit distance of the order of sentences.
+
+  A sentence has to be much like the true one; in the released grader the
+  nearest counts, however far it is.
+  """
   summary = text.rpartition("<PLOT_SUMMARY>")[2].partition("</PLOT_SUMMARY>")[0]
   said, true = (
     [s.strip() for s in part.split(".") if s.strip()][:_LONGEST_LIST]
     for part in (summary, truth)
   )
-  nearest = [difflib.get_close_matches(s, said, n=1, cutoff=0.0) for s in true]
+  nearest = [difflib.get_close_matches(s, said, n=1, cutoff=0.6) for s in true]
   places = [said.index(near[0]) for near in nearest if near]
   return max(0.0, 1 - _distance(range(len(true)), places) / len(true))
 
@@ -139,7 +143,7 @@ def _join(text: str, truth: str) -> float:
 def _mapping(text: str) -> dict:
   text = re.sub(r"```(?:python|json)?", "", text).replace("null", "None")
   try:
-    found = ast.literal_eval(text.strip())
+    found = final.literal(text.strip())
     pairs = found.items() if isinstance(found, dict) else ()
     return {str(k): str(v) for k, v in pairs if v is not None}
   except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -181,7 +185,9 @@ _CODING = ("LCB_generation", "coding_completion")
 
 # ---------------------------------------------------------- the benchmark
 def read(folder: Path) -> list[Item]:
-  """A folder of `question.jsonl` files, or parquet, of one release.
+  """A folder with the published ones of some categories in it.
+
+  A file holds several releases; scores of different ones do not compare.
 
   Raises:
     InputError: a task has no grader here; or coding tasks and no sandbox.
@@ -286,5 +292,5 @@ LIVEBENCH = Benchmark(
   metric,
   "https://arxiv.org/abs/2406.19314",
   hub="livebench/<category>",
-  files=("**/*",),
+  files=("**/test*",),
 )

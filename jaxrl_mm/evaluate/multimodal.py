@@ -1,6 +1,5 @@
 """Exams with pictures: MMMU, MMMU-Pro, MathVista, MathVision, OlympiadBench."""
 
-import ast
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,7 +35,7 @@ def _literal(record: Record, key: str) -> list[str]:
   """A list that the file holds as the text of a Python list, or as a list."""
   value = record.values.get(key)
   try:
-    value = ast.literal_eval(value) if isinstance(value, str) else value
+    value = final.literal(value) if isinstance(value, str) else value
   except (ValueError, SyntaxError) as error:
     raise InputError(
       f"{record.where}: '{key}' is no list; is this the published file?"

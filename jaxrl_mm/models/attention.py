@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Int8
 
 from jaxrl_mm import sharding
+from jaxrl_mm.models import flash
 
 LOWEST = jnp.finfo(jnp.float32).min
 
@@ -68,19 +69,52 @@ class CacheMask(NamedTuple):
   seats: Seats | None = None
 
 
+class Causal(NamedTuple):
+  """Each token may attend to the real tokens up to itself.
+
+  Attributes:
+    real: [B, T], false on padding.
+  """
+
+  real: Bool[Array, "B T"]
+
+
+Mask = Bool[Array, "#B T S"] | Causal
+
+
 def full(
   q: Float[Array, "B T H E"],
   k: Float[Array, "B S K E"],
   v: Float[Array, "B S K E"],
-  mask: Bool[Array, "#B T S"] | None = None,
+  mask: Mask | None = None,
 ) -> Float[Array, "B T H E"]:
   """softmax(q k^T / sqrt(E)) v with H / K query heads a key head.
 
-  A query that may attend to nothing gets a finite average, never NaN.
+  By the best kernel of the platform that the program is compiled for: splash
+  attention on TPUs for `Causal` masks, cuDNN on NVIDIA where it takes the
+  shapes, else plain XLA. A query that may attend to nothing gets something
+  finite, never NaN.
   """
-  return jax.nn.dot_product_attention(
-    q, k, v, mask=None if mask is None else mask[:, None]
+  if not isinstance(mask, Causal):
+    return _fused(q, k, v, None if mask is None else mask[:, None])
+  plain = lambda q, k, v, real: _fused(q, k, v, _causal(real))
+  if not flash.splash_fits(q):
+    return plain(q, k, v, mask.real)
+  # Not by the default backend: a program can be compiled for a TPU elsewhere.
+  return jax.lax.platform_dependent(
+    q, k, v, mask.real, tpu=flash.splash, default=plain
   )
+
+
+def _fused(q, k, v, mask):
+  kernel = "cudnn" if flash.cudnn_fits(q, k) else "xla"
+  return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=kernel)
+
+
+def _causal(real):
+  """As a matrix [B, 1, T, T]."""
+  length = real.shape[1]
+  return jnp.tril(jnp.ones((length, length), bool)) & real[:, None, None, :]
 
 
 def quantize(x: Float[Array, "*shape E"]) -> Quantized:

@@ -165,6 +165,24 @@ def digits(vocab: int = 64) -> ModelConfig:
   )
 
 
+def smollm2_135m() -> ModelConfig:
+  """SmolLM2-135M (https://arxiv.org/abs/2502.02737): text alone."""
+  decoder = DecoderConfig(
+    layers=30,
+    width=576,
+    heads=9,
+    kv_heads=3,
+    head_dim=64,
+    mlp=1536,
+    vocab=49152,
+    tied=True,
+    rope_theta=1e5,
+    norm_eps=1e-5,
+    qkv_bias=False,
+  )
+  return ModelConfig(vision=None, decoder=decoder)
+
+
 def internvl3_1b() -> ModelConfig:
   """InternVL3-1B: InternViT-300M-448px-V2.5, mlp1, Qwen2.5-0.5B
   (https://arxiv.org/abs/2504.10479)."""

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxrl_mm.models import attention, rope
 from jaxrl_mm.models.attention import Cache, CacheMask
@@ -11,7 +11,7 @@ from jaxrl_mm.models.config import DecoderConfig, ModelConfig
 from jaxrl_mm.models.layers import Einsum, RMSNorm
 from jaxrl_mm.sharding import constrain
 
-Mask = Bool[Array, "B T T"] | CacheMask
+Mask = attention.Mask | CacheMask
 Positions = Int[Array, "B T"] | Int[Array, "B T 3"]
 KV = tuple[Float[Array, "*L B T K E"], Float[Array, "*L B T K E"]]
 
@@ -104,7 +104,7 @@ class Decoder(nn.Module):
     Args:
       x: token embeddings, image features already in place.
       positions: rotary positions, of one axis or three.
-      mask: [B, T, T] without a cache, else what of the cache may be seen.
+      mask: see `attention.full`; with a cache, what of it may be seen.
       cache: prompt and past of the rows (then T is 1), or None.
 
     Returns:

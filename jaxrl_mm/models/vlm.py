@@ -12,9 +12,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from jaxrl_mm import masked, sharding
 from jaxrl_mm.models import qwen_vit
-from jaxrl_mm.models.attention import Cache, CacheMask
+from jaxrl_mm.models.attention import Cache, Causal
 from jaxrl_mm.models.config import ModelConfig, VisionConfig
-from jaxrl_mm.models.decoder import KV, Decoder, Embedder, Positions
+from jaxrl_mm.models.decoder import KV, Decoder, Embedder, Mask, Positions
 from jaxrl_mm.models.internvit import InternViT, Projector
 from jaxrl_mm.models.layers import Einsum
 from jaxrl_mm.models.qwen_vit import Merger, QwenViT
@@ -30,7 +30,7 @@ def init(config: ModelConfig, key: PRNGKeyArray) -> Params:
   v = config.vision
   x = jnp.zeros((1, 1, config.decoder.width), config.dtype)
   ids = jnp.zeros((1, 1), jnp.int32)
-  mask = jnp.ones((1, 1, 1), bool)
+  mask = Causal(jnp.ones((1, 1), bool))
   trees = {
     "embedder": Embedder(config).init(keys[2], ids),
     "decoder": Decoder(config).init(keys[3], x, ids, mask),
@@ -180,18 +180,12 @@ def positions(
   return of_prompt, jnp.broadcast_to(after, (*after.shape[:2], 3))
 
 
-def causal(mask: Bool[Array, "B S"]) -> Bool[Array, "B S S"]:
-  """Each token may attend to the real tokens up to itself."""
-  length = mask.shape[1]
-  return jnp.tril(jnp.ones((length, length), bool)) & mask[:, None, :]
-
-
 def run_decoder(
   config: ModelConfig,
   params: Params,
   x: Float[Array, "B T D"],
   position: Positions,
-  mask: Bool[Array, "B T T"] | CacheMask,
+  mask: Mask,
   cache: Cache | None = None,
 ) -> tuple[Float[Array, "B T D"], KV]:
   """`Decoder.__call__` on the plain dict."""
@@ -236,7 +230,7 @@ def hidden_states(
   valid = jnp.concatenate([prompts.mask, mask], axis=1)
   x = sharding.constrain(x, "batch", None, None)
   where = jnp.concatenate(positions(prompts, tokens.shape[1]), axis=1)
-  return run_decoder(config, params, x, where, causal(valid))[0]
+  return run_decoder(config, params, x, where, Causal(valid))[0]
 
 
 def completion_logp(

@@ -7,6 +7,7 @@ brings the clients of ten providers. Nothing the model writes is run.
 
 import ast
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -48,7 +49,11 @@ def calls_of(response: str) -> list[Call] | None:
   if len(text) > _LONGEST:
     return None
   try:
-    tree = ast.parse(text, mode="eval").body
+    with warnings.catch_warnings():
+      # Of the compiler, about the text of a model.
+      warnings.simplefilter("ignore", SyntaxWarning)
+      warnings.simplefilter("ignore", DeprecationWarning)
+      tree = ast.parse(text, mode="eval").body
     nodes = tree.elts if isinstance(tree, ast.List | ast.Tuple) else [tree]
     return [_call(node) for node in nodes] or None
   except (SyntaxError, ValueError, RecursionError, MemoryError):

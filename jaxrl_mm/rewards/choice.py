@@ -16,10 +16,10 @@ _LETTER = re.compile(
 )
 _NUMBER = re.compile(
   r"(?:the (?:better |best )?(?:answer|response) is:?\s*)?"
-  r"(?:(?:response|answer)\s*)?(\d+)(?:\.0*)?",
+  r"(?:(?:response|answer)\s*)?([0-9]{1,9})(?:\.0*)?",
   re.IGNORECASE,
 )
-_LAST_NUMBER = re.compile(r"(?:.*\s)?(\d+)(?:\.0*)?", re.DOTALL)
+_LAST_NUMBER = re.compile(r"(?:.*\s)?([0-9]{1,9})(?:\.0*)?", re.DOTALL)
 
 
 def letter(completions: Sequence[str], answers: Sequence[str]) -> np.ndarray:

@@ -25,7 +25,7 @@ class Endpoint:
 
   Attributes:
     base_url: up to and including `/v1`.
-    model: its name; None is the first that the endpoint lists.
+    model: its name; empty takes the first that the endpoint lists.
     timeout: seconds until a request counts as failed.
     retries: of a request that failed, timed out or was turned away; the
       client waits longer before each.
@@ -34,7 +34,7 @@ class Endpoint:
   """
 
   base_url: str
-  model: str | None = None
+  model: str = ""
   timeout: Number = 60.0
   retries: int = 3
   concurrency: int = 16
@@ -68,8 +68,8 @@ class Endpoint:
       except openai.OpenAIError as error:
         raise JudgeDown(
           f"the model at {self.base_url} failed after {self.retries} retries "
-          f"({type(error).__name__}: {error}); start it again, and then this "
-          "run, which goes on from its last checkpoint"
+          f"({type(error).__name__}: {error}); see that it runs: the same "
+          "command then goes on where it stopped"
         ) from error
 
   def _ask_all(self, client: openai.OpenAI, contents: Sequence) -> list[str]:

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import warnings
+from typing import Any
 
 from jaxrl_mm.rewards import format as form
 
@@ -116,7 +118,8 @@ def number(text: str, *, bare: bool = False) -> float | None:
   """
   if len(text) > _LONGEST:
     return None
-  match = _VALUE.fullmatch(plain(text).strip(" .,;:*"))
+  text = plain(text).lstrip(" ,;:*").rstrip(" .,;:*")
+  match = _VALUE.fullmatch(text)
   if match is None or (bare and match["unit"] not in (None, "%")):
     return None
   try:
@@ -140,7 +143,7 @@ def numbers(text: str) -> list[float] | None:
   if len(text) > _LONGEST:
     return None
   try:
-    values = ast.literal_eval(plain(text).replace("\\", ""))
+    values = literal(plain(text).replace("\\", ""))
   except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
     return None
   if not isinstance(values, list | tuple):
@@ -148,3 +151,14 @@ def numbers(text: str) -> list[float] | None:
   if any(type(value) not in (int, float) for value in values):
     return None
   return [float(value) for value in values]
+
+
+def literal(text: str) -> Any:
+  """A Python literal, as `ast.literal_eval` reads it.
+
+  Without the warnings of the compiler, which nobody can act on.
+  """
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore", SyntaxWarning)
+    warnings.simplefilter("ignore", DeprecationWarning)
+    return ast.literal_eval(text)

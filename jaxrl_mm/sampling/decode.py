@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxrl_mm.models import attention, vlm
-from jaxrl_mm.models.attention import Cache, CacheMask, Seats
+from jaxrl_mm.models.attention import Cache, CacheMask, Causal, Seats
 from jaxrl_mm.models.config import ModelConfig
 from jaxrl_mm.sampling import samplers
 from jaxrl_mm.sharding import constrain, put_rows, take_rows
@@ -169,7 +169,7 @@ def prefill(
     features = vlm.encode_images(config, params, prompts.images)
   x = vlm.embed(config, params, prompts.tokens, features, sampling.image_token)
   x = constrain(x, "batch", None, None)
-  mask = vlm.causal(prompts.mask)
+  mask = Causal(prompts.mask)
   x, kv = vlm.run_decoder(config, params, x, positions, mask)
   put = lambda x, y: put_rows(x, place, y)
   put_layers = jax.vmap(put)

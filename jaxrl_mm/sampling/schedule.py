@@ -44,7 +44,7 @@ PLACES_PER_FULL_GROUP = 3
 # Slots a shard below which there is no program for fewer.
 FEWEST_SLOTS = 8
 # A segment ends early when one in so many slots could take another row.
-REFILL = 8
+REFILL = 16
 # When no row waits, the slots are cut to one in so many.
 SHRINK = 4
 
@@ -183,10 +183,12 @@ def sizes(
     shards: of the batch.
   """
   slots = max(min(schedule.slots // shards, prompts * samples), 1)
-  places = min(-(-PLACES_PER_FULL_GROUP * slots // samples), slots, prompts)
-  if slots == prompts * samples:
-    places = prompts
-  return Sizes(places, slots, min(max(PREFILL_TOKENS // length, 1), places))
+  # More rows at once would wait for slots, and their places with them.
+  chunk = max(min(PREFILL_TOKENS // length, slots // samples // 2), 1)
+  # Room for a chunk beside the rows in slots, so that it never has to wait.
+  places = min(-(-PLACES_PER_FULL_GROUP * slots // samples), slots + chunk)
+  places = prompts if slots == prompts * samples else min(places, prompts)
+  return Sizes(places, slots, min(chunk, places))
 
 
 def _boards(prompts, sampling, schedule):

@@ -4,7 +4,8 @@ Of the answers to one question, one that the rules find right is set against
 one they find wrong. InternVL's pipeline does so by correctness; Skywork R1V2
 (https://arxiv.org/abs/2504.16656, section 3.1) adds the scores of its reward
 model, and keeps a pair by a threshold whose unit it does not say. Here that is
-the least difference of the two scores.
+the least difference of the two scores. Pairs that a data set gives are scored
+the same way, and nobody is asked.
 """
 
 import dataclasses
@@ -21,11 +22,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxrl_mm import sharding
-from jaxrl_mm.data import pairs
+from jaxrl_mm.data import loader, pairs
 from jaxrl_mm.data import tokenizer as tok
-from jaxrl_mm.data.pairs import Record
+from jaxrl_mm.data.pairs import Given, Record
 from jaxrl_mm.data.sources import Source
-from jaxrl_mm.metrics import write_text
+from jaxrl_mm.metrics import keep_until, write_text
 from jaxrl_mm.models import vlm
 from jaxrl_mm.models.config import ModelConfig
 from jaxrl_mm.models.vlm import Params
@@ -33,8 +34,8 @@ from jaxrl_mm.rewards.compose import Term
 from jaxrl_mm.rollout import rollout
 from jaxrl_mm.sampling.weights import to_decode
 from jaxrl_mm.train.loop import Setting
-from jaxrl_mm.train.sample import make_sample, read_prompts
-from jaxrl_mm.train.step import map_rows
+from jaxrl_mm.train.sample import make_sample, read_prompts, write_samples
+from jaxrl_mm.train.step import flatten_pairs, map_rows
 
 Pick = Literal["widest", "closest", "first"]
 
@@ -69,6 +70,7 @@ def collect(
   path: Path,
   *,
   first: int,
+  step: int,
   pick: Pick = "widest",
 ) -> tuple[list[Record], dict[str, float]]:
   """Asks, pairs and writes a file; or reads it, if it is whole.
@@ -78,11 +80,12 @@ def collect(
     config: how much.
     params: the policy; its log-probs become the pairs' reference.
     reward: a reward model; without one all scores are zero.
-    source: questions with answers.
+    source: questions with answers, or pairs that are given.
     terms: rules; "answer" decides what is right, the means of the others are
-      told.
+      told; none for pairs that are given.
     path: of the file, without its ending; every process writes its own.
     first: number of the first question.
+    step: of the stage; the first answers stand under it in samples.jsonl.
     pick: of several right and wrong answers, the two whose scores are
       farthest apart the right way, or those hardest to tell apart, or the
       first of each, which favours nothing.
@@ -93,9 +96,11 @@ def collect(
   told = path.with_suffix(".json")
   if not json.loads(sharding.of_first_process(json.dumps(told.exists()))):
     records, means = [], []
+    make = _take if isinstance(source, Given) else _ask
     for start in range(first, first + config.prompts, config.prompts_per_step):
-      some, terms_of = _ask(
-        setting, config, params, reward, source, terms, start, pick
+      shown = (path.parent, step) if start == first else None
+      some, terms_of = make(
+        setting, config, params, reward, source, terms, start, pick, shown
       )
       records += some
       means.append(terms_of)
@@ -119,8 +124,11 @@ def _part(path, process):
   return path.with_suffix(f".{process}.jsonl")
 
 
-def _ask(setting, config, params, reward, source, terms, start, pick):
-  """Pairs of one batch of questions, and the means of the terms."""
+def _ask(setting, config, params, reward, source, terms, start, pick, shown):
+  """Pairs of one batch of questions, and the means of the terms.
+
+  The first two groups are written to the folder and step in `shown`.
+  """
   batch = read_prompts(setting, source, start, config.prompts_per_step)
   samples = config.samples_per_prompt
   sample = make_sample(
@@ -156,8 +164,51 @@ def _ask(setting, config, params, reward, source, terms, start, pick):
     if len(chosen) and len(rejected):
       two = _pick(scores, chosen, rejected, pick)
       records.append(_record(setting.tokenizer, int(question), two, *drawn))
+  if shown:
+    _write_samples(setting, *shown, rolled.trajectories, scores, 2 * samples)
   means = {n: float(x.mean()) for n, x in rolled.scores.terms.items()}
   return records, means
+
+
+def _take(setting, config, params, reward, source, terms, start, pick, shown):
+  """A batch of the pairs that are given; behind the last comes the first."""
+  del terms, pick, shown
+  held = sharding.local_rows(setting.mesh, config.prompts_per_step)
+  numbers = [start + place for place in held]
+  taken = [source.pair(n % len(source), setting.tokenizer) for n in numbers]
+  rows = [
+    (pairs.encode(pair, n, setting.tokenizer, setting.layout), pair.example)
+    for n, pair in zip(numbers, taken)
+  ]
+  stacked = jax.tree.map(jnp.asarray, loader.stack(rows).arrays)
+  flat = sharding.to_device(flatten_pairs(stacked), setting.mesh)
+  rows = 2, config.micro_batch
+  logp = make_logp(setting, *rows)(params, *flat)
+  scores = jnp.zeros(logp.shape)
+  if reward is not None:
+    scores = make_score(setting, *rows)(reward, *flat)
+  told = [
+    np.asarray(x).reshape(-1, 2).tolist()
+    for x in sharding.to_host((scores, logp))
+  ]
+  records = [
+    dataclasses.replace(
+      pair.record, scores=tuple(score), reference_logp=tuple(logp)
+    )
+    for pair, score, logp in zip(taken, *told)
+  ]
+  return records, {}
+
+
+def _write_samples(setting, folder, step, trajectories, scores, count):
+  """With the learned score as one more term."""
+  t = sharding.to_host(trajectories)
+  t = t._replace(terms=t.terms | {"score": scores})
+  few = jax.tree.map(lambda x: x[:count], t)
+  if jax.process_index() == 0:
+    folder.mkdir(parents=True, exist_ok=True)
+    keep_until(folder / "samples.jsonl", step - 1)
+  write_samples(setting, folder, step, few, np.zeros(count, bool))
 
 
 def _pick(

@@ -15,7 +15,6 @@ import jax
 
 from jaxrl_mm import sharding
 from jaxrl_mm.data import difficulty
-from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.difficulty import Label
 from jaxrl_mm.data.sources import Example, Source
 from jaxrl_mm.metrics import append_lines, write_text
@@ -23,9 +22,8 @@ from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.rewards.compose import Reward
 from jaxrl_mm.rewards.endpoint import Endpoint
 from jaxrl_mm.structs import Number
-from jaxrl_mm.train.ask import ask
 from jaxrl_mm.train.loop import Setting
-from jaxrl_mm.train.sample import make_sample
+from jaxrl_mm.train.sample import ask, make_sample
 
 LABELS = "labels.jsonl"
 
@@ -39,18 +37,18 @@ class DifficultyConfig:
 
   Attributes:
     questions: how many of the source are labelled, from its first on.
-    attempts: tries at most.
+    attempts: tries at most; the paper's 3.
     batch: questions asked at once.
     temperature: of a teacher of this process.
-    teacher: a model behind an endpoint, with a temperature of its own; None is
-      the model as the stages before have left it.
+    teacher: a model behind an endpoint, with a temperature of its own; without
+      a `base_url` it is the model as the stages before have left it.
   """
 
   questions: int = 4096
   attempts: int = 3
   batch: int = 256
   temperature: Number = 1.0
-  teacher: Endpoint | None = None
+  teacher: Endpoint = Endpoint(base_url="", temperature=1.0)
 
 
 def run(
@@ -74,7 +72,7 @@ def run(
   path = folder / LABELS
   size = min(config.questions, len(source))
   if len(difficulty.read_labels(path)) < size:
-    if config.teacher is None:
+    if not config.teacher.base_url:
       teacher = own_teacher(setting, config, params)
       make_labels(teacher, config, source, right, path, seed=setting.seed)
     elif jax.process_index() == 0:
@@ -158,8 +156,8 @@ def own_teacher(
   )
 
   def teach(examples, key):
-    drawn = ask(setting, sample, params, examples, key, batch=config.batch)
-    return tok.decode(setting.tokenizer, drawn.tokens)
+    texts, _ = ask(setting, sample, params, examples, key, batch=config.batch)
+    return texts
 
   return teach
 

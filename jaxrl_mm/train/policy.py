@@ -1,6 +1,5 @@
 """Reinforcement learning: sample, grade, replay, update."""
 
-import base64
 import dataclasses
 import json
 import logging
@@ -18,12 +17,11 @@ import optax
 from jaxrl_mm import algorithms, masked, pytree, sharding
 from jaxrl_mm.algorithms import Algorithm
 from jaxrl_mm.algorithms.calibrate import Band, hold_in_band
-from jaxrl_mm.data import images, loader
-from jaxrl_mm.data import tokenizer as tok
+from jaxrl_mm.data import loader
 from jaxrl_mm.data.loader import Layout
 from jaxrl_mm.data.sources import Source, Subset
 from jaxrl_mm.errors import InputError
-from jaxrl_mm.metrics import append_lines, write_text
+from jaxrl_mm.metrics import write_text
 from jaxrl_mm.models import vlm
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.optimizer import (
@@ -39,8 +37,16 @@ from jaxrl_mm.sampling.weights import to_decode
 from jaxrl_mm.structs import Metrics, Trajectories
 from jaxrl_mm.train.collect import make_score
 from jaxrl_mm.train.loop import Setting, init_state, process_batches, run_stage
-from jaxrl_mm.train.sample import make_sample, read_prompts
-from jaxrl_mm.train.step import accumulate_gradients, apply_gradient
+from jaxrl_mm.train.sample import (
+  make_sample,
+  read_prompts,
+  write_samples,
+)
+from jaxrl_mm.train.step import (
+  accumulate_gradients,
+  apply_gradient,
+  split_rows,
+)
 
 # All that need no critic.
 NAMED = {
@@ -82,9 +88,11 @@ class PolicyConfig:
   """Reinforcement learning with verifiable rewards.
 
   Attributes:
-    steps: updates, one for each batch of rollouts.
+    steps: batches of rollouts.
     prompts_per_step: P.
     samples_per_prompt: G.
+    updates_per_rollout: into how many updates, one after the other, the rows of
+      a step are cut; all but the first are off-policy. R1-Reward has 2.
     micro_batch: rows a device sees at once, at most; best a multiple of G, so
       that the vision tower sees a group's picture once.
     temperature, top_k, top_p: of the sampler.
@@ -111,6 +119,7 @@ class PolicyConfig:
   steps: int = 300
   prompts_per_step: int = 64
   samples_per_prompt: int = 8
+  updates_per_rollout: int = 1
   micro_batch: int = 16
   temperature: float = 1.0
   top_k: int = 0
@@ -135,8 +144,13 @@ class PolicyConfig:
 
   @property
   def rows(self) -> int:
-    """B, rows of one update."""
+    """B, rows of one step."""
     return self.prompts_per_step * self.samples_per_prompt
+
+  @property
+  def updates(self) -> int:
+    """Of the weights, in all steps."""
+    return self.steps * self.updates_per_rollout
 
 
 def make_algorithm(config: PolicyConfig, seed: int) -> Algorithm:
@@ -189,7 +203,7 @@ def run(
   mesh = setting.mesh
   algorithm = make_algorithm(config, setting.seed)
   trained, frozen = split_trainable(config.optimizer, params)
-  optimizer = make_optimizer(config.optimizer, config.steps)
+  optimizer = make_optimizer(config.optimizer, config.updates)
   sample = _sampler(setting, config)
   add_learned = _make_learned(setting, config, reward)
   learned = config.learned or LearnedConfig()
@@ -229,7 +243,7 @@ def run(
     jax.block_until_ready(state.step)
     seconds = time.perf_counter() - began
     if _is_due(number, config.samples_every):
-      _write_samples(folder, number, setting, *sharding.to_host(shown))
+      write_samples(setting, folder, number, *sharding.to_host(shown))
     if probe and config.probe_every and _is_due(number, config.probe_every):
       metrics |= probe(pytree.join(state.params, frozen))
     parts = {
@@ -439,7 +453,7 @@ def make_update(
 def _update(
   setting, config, algorithm, controller, optimizer, state, frozen, trajectories
 ):
-  """Rewards to advantages to one optimizer step, all in one program."""
+  """Rewards to advantages to optimizer steps, all in one program."""
   memory, control = state.algorithm
   mixed, memory = algorithm.transform.update(trajectories, memory)
   mixed = sharding.constrain_rows(mixed)
@@ -466,17 +480,34 @@ def _update(
     }
     return loss, algorithm.weight(t), metrics
 
-  gradient, loss, metrics = accumulate_gradients(
-    loss_fn, state.params, (mixed, replayed), config.micro_batch
-  )
-  metrics = metrics | _describe(trajectories, mixed, memory)
+  def learn(state, part):
+    gradient, loss, metrics = accumulate_gradients(
+      loss_fn, state.params, part, config.micro_batch
+    )
+    return apply_gradient(state, gradient, loss, metrics, optimizer)
+
+  size = rows // sharding.batch_shards() // config.updates_per_rollout
+  parts = split_rows((mixed, replayed), size)
+  state, of_updates = jax.lax.scan(learn, state, parts)
+  metrics = _summarize(of_updates) | _describe(trajectories, mixed, memory)
   if config.learned and config.learned.band:
     metrics["threshold"] = control.threshold
     _, control = controller.update(metrics["hallucination"], control)
   state = state._replace(algorithm=(memory, control))
-  state, metrics = apply_gradient(state, gradient, loss, metrics, optimizer)
   few = min(2 * config.samples_per_prompt, rows)  # two groups to read along
   return state, metrics, jax.tree.map(lambda x: x[:few], (mixed, replayed))
+
+
+def _summarize(of_updates: Metrics) -> Metrics:
+  """One number each for the updates of a step.
+
+  Before the first one the sampler and the trainer have the same weights.
+  """
+  means = {name: jnp.mean(x) for name, x in of_updates.items()}
+  return means | {
+    "sampler_gap": of_updates["sampler_gap"][0],
+    "bad_steps": of_updates["bad_steps"][-1],
+  }
 
 
 def _describe(fresh: Trajectories, mixed: Trajectories, memory) -> Metrics:
@@ -496,38 +527,3 @@ def _describe(fresh: Trajectories, mixed: Trajectories, memory) -> Metrics:
     ),
     "tokens": jnp.sum(trained, dtype=jnp.float32),
   }
-
-
-def _write_samples(folder, number, setting, shown, replayed):
-  """Appends some rollouts to samples.jsonl, for people to read.
-
-  The first line of each group has its picture, a base64 PNG.
-  """
-  read = partial(tok.decode, setting.tokenizer)
-  columns = zip(read(shown.prompts.tokens), read(shown.tokens), replayed)
-  first = np.unique(shown.group, return_index=True)[1]
-  pictures = {int(i): _picture(setting, shown.prompts, i) for i in first}
-  lines = [
-    {
-      "step": number,
-      "group": int(shown.group[i]),
-      "prompt": prompt,
-      "completion": completion,
-      "terms": {name: float(x[i]) for name, x in shown.terms.items()},
-      "reward": float(shown.rewards[i]),
-      "advantage": float(shown.advantages[i]),
-      "replayed": bool(was_replayed),
-    }
-    | ({"image": pictures[i]} if pictures.get(i) else {})
-    for i, (prompt, completion, was_replayed) in enumerate(columns)
-  ]
-  append_lines(folder / "samples.jsonl", lines)
-
-
-def _picture(setting, prompts, row) -> str:
-  """The first picture of a row, as far as its tiles show it."""
-  if not isinstance(setting.layout.pictures, images.Tiles):
-    return ""
-  used = np.sum(prompts.tokens[row] == setting.image_token)
-  tiles = prompts.images[row][: used // setting.layout.pictures.tokens]
-  return base64.b64encode(images.png(tiles)).decode() if len(tiles) else ""

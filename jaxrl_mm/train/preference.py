@@ -106,33 +106,36 @@ def run(
       terms,
       folder / f"pairs_{number}",
       first=first + (number - 1) * config.collect.prompts,
+      step=(number - 1) * config.steps,
     )
     threshold, control = controller.update(
       told.get("hallucination", 0.0), control
     )
     kept = [r for r in records if r.gap >= float(threshold)]
-    _tell(folder, number, threshold, len(records), len(kept), told)
+    told = {"threshold": float(threshold)} | told
+    _tell(folder, number, len(records), len(kept), told)
     if not kept:
       raise InputError(
         f"{folder.name}: of {len(records)} pairs of round {number} none has a "
         f"score gap of {float(threshold):.2f}; lower config.preference."
         "threshold or raise config.preference.collect.prompts"
       )
-    params = _train(setting, config, params, kept, source, folder, number)
+    params = _train(
+      setting, config, params, PairSource(kept, source), folder, number, told
+    )
   return params
 
 
-def _tell(folder, number, threshold, found, kept, told):
+def _tell(folder, number, found, kept, told):
   """What a round trains on, in rounds.jsonl."""
   folder.mkdir(parents=True, exist_ok=True)
   keep_until(folder / "rounds.jsonl", number - 1)
-  line = {"step": number, "threshold": float(threshold)}
-  counts = {"pairs": found, "kept": kept}
-  append_lines(folder / "rounds.jsonl", [line | counts | told])
+  line = {"step": number, "pairs": found, "kept": kept}
+  append_lines(folder / "rounds.jsonl", [line | told])
 
 
-def _train(setting, config, params, records, source, folder, number) -> Params:
-  """One round."""
+def _train(setting, config, params, source, folder, number, told) -> Params:
+  """One round; `told` of it stands in each line of the metrics."""
   mesh = setting.mesh
   trained, frozen = split_trainable(config.optimizer, params)
   optimizer = make_optimizer(config.optimizer, config.steps)
@@ -148,14 +151,12 @@ def _train(setting, config, params, records, source, folder, number) -> Params:
     state, metrics = update(state, frozen, rows)
     prompts = rows.prompts.mask
     tokens = count_tokens(rows.mask, prompts, prompts)
-    return state, metrics | {"tokens": tokens}
+    return state, metrics | {"tokens": tokens} | told
 
   state = run_stage(
     folder,
     state,
-    process_batches(
-      setting, PairSource(records, source), pairs.encode, config.batch
-    ),
+    process_batches(setting, source, pairs.encode, config.batch),
     step,
     steps=config.steps,
     loop=setting.loop,

@@ -94,6 +94,7 @@ def run(
       terms,
       folder / f"pairs_{part}",
       first=(part - 1) * config.collect.prompts,
+      step=(part - 1) * config.steps,
       pick="widest" if part == 1 else "closest",
     )
     if part == 2:
@@ -175,7 +176,7 @@ def make_update(setting: Setting, config: RewardModelConfig, optimizer, layout):
 
 def pair_accuracy(
   setting: Setting,
-  config: CollectConfig,
+  config: RewardModelConfig,
   policy: Params,
   reward: Params,
   source: Source,
@@ -193,13 +194,14 @@ def pair_accuracy(
   """
   records, _ = collect(
     setting,
-    config,
+    config.collect,
     policy,
     reward,
     source,
     terms,
     folder / "held_out",
     first=0,
+    step=2 * config.steps,
     pick="first",
   )
   if not records:

@@ -1,5 +1,7 @@
 """Models that look and models that do not, made by hand."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +33,13 @@ def test_black_patches_stay_where_they_are():
 def setting():
   mesh = sharding.make_mesh()
   return run.make_setting(Experiment(model=models.digits()), mesh)
+
+
+def test_a_model_of_text_alone_is_not_asked():
+  text = dataclasses.replace(models.digits(), vision=None)
+  setting = run.make_setting(Experiment(model=text), sharding.make_mesh())
+  source = sources.Sums("test", size=4, seed=0)
+  assert blindness.make_blindness(setting, source, 4, 4)({}) == {}
 
 
 def _told(setting, text_of):

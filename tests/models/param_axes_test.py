@@ -35,6 +35,11 @@ def test_internvl3_1b_has_the_weights_of_the_published_checkpoint():
   assert count(small) == 938_193_024
 
 
+def test_smollm2_has_the_weights_of_the_published_checkpoint():
+  sizes = [x.size for x in jax.tree.leaves(_shapes(config.smollm2_135m()))]
+  assert sum(sizes) == 134_515_008
+
+
 @pytest.mark.parametrize(
   "size, vision, total",
   [

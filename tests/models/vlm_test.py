@@ -8,6 +8,7 @@ import pytest
 
 from jaxrl_mm import sharding
 from jaxrl_mm.models import vlm
+from jaxrl_mm.models.attention import Causal
 from jaxrl_mm.models.param_axes import param_shardings
 from jaxrl_mm.structs import Prompts
 
@@ -182,7 +183,7 @@ def test_positions_and_causal_mask_by_hand():
   np.testing.assert_array_equal(of_prompt, plane)
   np.testing.assert_array_equal(behind, [[[5, 5, 5], [6, 6, 6]]])
   np.testing.assert_array_equal(
-    vlm.causal(mask),
+    Causal(mask),
     [[[False, False, False], [False, True, False], [False, True, True]]],
   )
 
@@ -224,7 +225,7 @@ def forward(tiny, params):
     x = vlm.embed(tiny, params, ids, features, IMAGE)
     everything = jnp.ones(ids.shape, bool)
     hidden, _ = vlm.run_decoder(
-      tiny, params, x, jnp.arange(16)[None], vlm.causal(everything)
+      tiny, params, x, jnp.arange(16)[None], Causal(everything)
     )
     return hidden[0] @ vlm.head(params).T
 

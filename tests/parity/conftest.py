@@ -72,12 +72,14 @@ def read_gradients(tmp_path_factory):
   def read(model, config):
     folder = tmp_path_factory.mktemp("gradients")
     model.config.save_pretrained(folder)
-    named = {n: x.grad.numpy() for n, x in model.named_parameters()}
+    named = {
+      name: np.zeros(x.shape, np.float32) if x.grad is None else x.grad.numpy()
+      for name, x in model.named_parameters()
+    }
     save_file(named, folder / "model.safetensors")
     config = dataclasses.replace(config, value_head=False)
-    return jax.device_get(
-      load.load_params(folder, config, sharding.make_mesh())
-    )
+    placed = load.load_params(folder, config, sharding.make_mesh())
+    return jax.device_get(placed)
 
   return read
 

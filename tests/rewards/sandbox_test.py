@@ -1,4 +1,4 @@
-"""Fifty ways out of the sandbox, none of which may lead anywhere.
+"""Fifty and more ways out of the sandbox, none of which may lead anywhere.
 
 Each program says ESCAPED if it got what it wants. Where there is no sandbox the
 attempts are skipped, but that nothing runs without one is tested everywhere.

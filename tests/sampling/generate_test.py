@@ -5,6 +5,7 @@ import pytest
 
 from jaxrl_mm import sharding
 from jaxrl_mm.models import vlm
+from jaxrl_mm.models.attention import Causal
 from jaxrl_mm.models.param_axes import param_shardings
 from jaxrl_mm.sampling.decode import Sampling
 from jaxrl_mm.sampling.generate import generate
@@ -133,7 +134,7 @@ def test_greedy_decoding_equals_the_argmax_of_the_plain_forward(
     x = jnp.concatenate([x, words], axis=1)
     valid = jnp.concatenate([prompts.mask, mask], axis=1)
     where = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
-    hidden, _ = vlm.run_decoder(tiny, params, x, where, vlm.causal(valid))
+    hidden, _ = vlm.run_decoder(tiny, params, x, where, Causal(valid))
     return jnp.argmax(hidden @ vlm.head(params).T, axis=-1)
 
   for sample in range(SAMPLES):
@@ -178,6 +179,27 @@ def test_the_picture_matters(draw, drawn, params):
   other = prompts._replace(images=255 - prompts.images)
   got = draw(params, other, temperature=0.7)
   assert (got.tokens != drawn.tokens).any(axis=1).all()
+
+
+def test_several_pictures_of_a_prompt(draw, score, params):
+  """Two tiles with four tokens each, words between and behind them."""
+  rng = np.random.default_rng(1)
+  tokens = rng.integers(1, END, size=(PROMPTS, 12))
+  tokens[:, [*range(1, 5), *range(7, 11)]] = IMAGE
+  prompts = Prompts(
+    tokens=jnp.asarray(tokens),
+    mask=jnp.ones(tokens.shape, bool),
+    images=jnp.asarray(rng.integers(256, size=(4, 2, 8, 8, 3)), jnp.uint8),
+    group=jnp.arange(PROMPTS),
+  )
+  drawn = draw(params, prompts, temperature=0.7)
+  expected = score(params, prompts, drawn, 0.7)
+  np.testing.assert_allclose(
+    drawn.logp, np.where(drawn.mask, expected, 0), atol=1e-5
+  )
+  second = prompts.images.at[:, 1].set(255 - prompts.images[:, 1])
+  other = draw(params, prompts._replace(images=second), temperature=0.7)
+  assert (other.tokens != drawn.tokens).any(axis=1).mean() > 0.5
 
 
 def test_the_key_decides(draw, drawn, params):

@@ -1,13 +1,16 @@
 """Which two answers become a pair, and what the file remembers."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl_mm import run, sharding
-from jaxrl_mm.data import sources
+from jaxrl_mm import metrics, run, sharding
+from jaxrl_mm.data import comparisons, sets, sources
 from jaxrl_mm.data import tokenizer as tok
+from jaxrl_mm.data.pairs import Given
 from jaxrl_mm.experiment import REWARDS, Experiment
 from jaxrl_mm.models import config as models
 from jaxrl_mm.structs import Completions
@@ -63,7 +66,15 @@ def test_pairs_are_collected_once(monkeypatch, tmp_path):
   monkeypatch.setattr(collect, "make_logp", lambda *_: logp)
   terms = {name: REWARDS[name] for name in ("answer", "hallucination")}
   again = lambda: collect.collect(
-    setting, CONFIG, {}, None, source, terms, tmp_path / "pairs_1", first=8
+    setting,
+    CONFIG,
+    {},
+    None,
+    source,
+    terms,
+    tmp_path / "pairs_1",
+    first=8,
+    step=5,
   )
   with jax.set_mesh(mesh):
     records, told = again()
@@ -77,3 +88,51 @@ def test_pairs_are_collected_once(monkeypatch, tmp_path):
     assert list(record.reference_logp) == lengths
   assert told["answer"] == pytest.approx((12 * 2 + 4 * 3) / 48)
   assert 0 < told["hallucination"] < 1 / 3
+  samples = metrics.read_lines(tmp_path / "samples.jsonl")
+  assert [s["step"] for s in samples] == 6 * [5]
+  assert [s["group"] for s in samples] == 3 * [8] + 3 * [9]
+  assert ["image" in s for s in samples] == 2 * [True, False, False]
+  assert [s["terms"]["answer"] for s in samples] == [1, 1, 1, 1, 0, 1]
+  assert all(s["terms"]["score"] == 0 for s in samples)
+
+
+def test_pairs_that_are_given_are_scored_and_nobody_is_asked(
+  monkeypatch, tmp_path
+):
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  e = Experiment(model=models.digits())
+  texts = comparisons.digit_pair_texts()
+  setting = dataclasses.replace(
+    run.make_setting(e, mesh), tokenizer=tok.build(texts)
+  )
+  given = Given(sets.open_pairs("digit-pairs/train", size=6, seed=0))
+  # The log-prob and the score of a completion: its length, and minus that.
+  of_rows = lambda sign: (
+    lambda params, prompts, tokens, mask: (
+      sign * mask.sum(axis=1).astype(jnp.float32)
+    )
+  )
+  monkeypatch.setattr(collect, "make_logp", lambda *args: of_rows(1))
+  monkeypatch.setattr(collect, "make_score", lambda *args: of_rows(-1))
+  take = lambda first: collect.collect(
+    setting,
+    CollectConfig(prompts=4, prompts_per_step=2),
+    {},
+    {},
+    given,
+    {},
+    tmp_path / f"pairs_{first}",
+    first=first,
+    step=1,
+  )
+  records, told = take(4)
+  assert told == {} and [r.index for r in records] == [0, 1, 4, 5]
+  for record in records:
+    lengths = tuple(len(ids) for ids in record.tokens)
+    assert record.reference_logp == lengths
+    assert record.scores == tuple(-n for n in lengths)
+    made = sets.open_pairs("digit-pairs/train", size=6, seed=0)[record.index]
+    assert record.texts == (made.better, made.worse)
+    assert given[record.index].question == made.question
+  monkeypatch.setattr(collect, "_take", None)
+  assert take(4)[0] == records

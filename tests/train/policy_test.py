@@ -1,13 +1,30 @@
 """The algorithm a config names, and what a step is described by."""
 
+import dataclasses
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from jaxrl_mm import algorithms, run, sharding
+from jaxrl_mm.algorithms import Algorithm
+from jaxrl_mm.algorithms.calibrate import hold_in_band
+from jaxrl_mm.data import comparisons
 from jaxrl_mm.errors import InputError
+from jaxrl_mm.experiment import DataConfig, Experiment
+from jaxrl_mm.models import config as models
+from jaxrl_mm.models import vlm
+from jaxrl_mm.optimizer import make_optimizer
+from jaxrl_mm.rewards.compose import Term
+from jaxrl_mm.rollout import rollout
 from jaxrl_mm.structs import Prompts, Trajectories
 from jaxrl_mm.train import policy
+from jaxrl_mm.train.loop import init_state
 from jaxrl_mm.train.policy import PolicyConfig
+from jaxrl_mm.train.sample import make_sample, read_prompts
 
 
 def _rows(rewards):
@@ -87,3 +104,121 @@ def test_description_with_a_buffer():
   told = policy._describe(fresh, mixed, state)
   assert float(told["effective_without_buffer"]) == 0.5
   assert float(told["effective"]) == 1
+
+
+# --------------------------------------------------- an update, all of it
+PLAIN = Algorithm(
+  algorithms.advantages_from_rewards(), algorithms.reinforce().loss
+)
+
+
+@pytest.fixture(scope="module")
+def judge(quick_compile):
+  """Setting, weights and graded rollouts of 8 comparisons of digits."""
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  model = models.digits()
+  experiment = Experiment(
+    model=dataclasses.replace(
+      model,
+      vision=dataclasses.replace(model.vision, layers=1),
+      decoder=dataclasses.replace(model.decoder, layers=1),
+    ),
+    data=DataConfig(
+      prompts="digit-pairs/train", prompt_tokens=56, completion_tokens=6
+    ),
+  )
+  setting = run.make_setting(experiment, mesh)
+  with jax.set_mesh(mesh):
+    yield _roll(setting)
+
+
+def _roll(setting):
+  source = comparisons.open_source("digit-pairs/train", size=8, seed=0)
+  params = vlm.init(setting.model, jax.random.key(0))
+  sample = make_sample(setting, samples_per_prompt=1, temperature=1.0)
+  # Half of the rows are rewarded, so that there is something to learn.
+  graded = Term(lambda texts, _: np.arange(len(texts)) % 2.0)
+  rolled = rollout(
+    sample,
+    params,
+    read_prompts(setting, source, 0, 8),
+    jax.random.key(1),
+    {"result": graded},
+    setting.tokenizer,
+    setting.mesh,
+  )
+  return setting, params, rolled.trajectories
+
+
+def _update(setting, params, rows, config, algorithm=PLAIN):
+  optimizer = make_optimizer(config.optimizer, 10)
+  controller = hold_in_band(0.0, None)
+  memory = algorithm.transform.init(rows), controller.init(())
+  state, _ = init_state(
+    jax.tree.map(jnp.copy, params),
+    optimizer,
+    lambda: memory,
+    jax.random.key(0),
+    setting.mesh,
+  )
+  return jax.jit(
+    partial(
+      policy._update, setting, config, algorithm, controller, optimizer, state
+    )
+  )({}, rows)
+
+
+def test_the_actor_sees_the_picture(judge):
+  setting, params, rows = judge
+  config = PolicyConfig(prompts_per_step=8, samples_per_prompt=1)
+  blank = rows._replace(
+    prompts=rows.prompts._replace(images=jnp.zeros_like(rows.prompts.images))
+  )
+  gaps = [
+    float(_update(setting, params, shown, config)[1]["sampler_gap"])
+    for shown in (rows, blank)
+  ]
+  # The sampler saw the picture: its log-probs are the trainer's, and are not
+  # those of a trainer that looks at nothing.
+  assert gaps[0] < 1e-5 and gaps[1] > 1e-2
+
+
+def test_rows_of_a_step_can_be_several_updates(judge):
+  setting, params, rows = judge
+  config = PolicyConfig(
+    prompts_per_step=8, samples_per_prompt=1, updates_per_rollout=2
+  )
+  state, metrics, _ = _update(setting, params, rows, config)
+  assert int(state.step) == 2
+  assert metrics["sampler_gap"] < 1e-5
+  # By hand: the first four rows, and the other four from what they gave.
+  optimizer = make_optimizer(config.optimizer, 10)
+
+  @jax.jit
+  def learn(params, moments, rows):
+    gradient = jax.grad(partial(_loss, setting, rows))(params)
+    updates, moments = optimizer.update(gradient, moments, params)
+    return optax.apply_updates(params, updates), moments
+
+  by_hand, moments = params, jax.jit(optimizer.init)(params)
+  for part in (slice(0, 4), slice(4, 8)):
+    some = jax.tree.map(lambda x, part=part: x[part], rows)
+    by_hand, moments = learn(by_hand, moments, some)
+  moved = lambda x, y: np.abs(np.asarray(x) - np.asarray(y)).max()
+  off = jax.tree.leaves(jax.tree.map(moved, state.params, by_hand))
+  far = jax.tree.leaves(jax.tree.map(moved, params, by_hand))
+  assert max(off) < 0.02 * max(far)
+
+
+def _loss(setting, rows, params):
+  """-A log p of each answer, meaned: REINFORCE without a baseline."""
+  logp, _ = vlm.completion_logp(
+    setting.model,
+    params,
+    rows.prompts,
+    rows.tokens,
+    rows.mask,
+    image_token=setting.image_token,
+  )
+  of_rows = jnp.sum(jnp.where(rows.mask, logp, 0), axis=1)
+  return -jnp.mean(rows.rewards * of_rows)

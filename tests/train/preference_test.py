@@ -33,8 +33,8 @@ CONFIG = PreferenceConfig(
 def _collect(setting, calls):
   """Pairs with score gaps 0, 0.25, ... instead of answers of a model."""
 
-  def collect(setting_, config, params, reward, source, terms, path, first):
-    calls.append((path.name, first))
+  def collect(*arguments, first, step):
+    calls.append((arguments[6].name, first, step))
     write = lambda text: tuple(tok.completion_ids(setting.tokenizer, text))
     records = []
     for n in range(16):
@@ -65,13 +65,14 @@ def test_rounds_train_on_what_passes_a_threshold_that_moves(
   del quick_compile
   calls = []
   first = _run(monkeypatch, tmp_path / "preference", CONFIG, calls)
-  assert calls == [("pairs_1", 64), ("pairs_2", 64 + 512)]
+  assert calls == [("pairs_1", 64, 0), ("pairs_2", 64 + 512, 3)]
   rounds = metrics.read_lines(tmp_path / "preference" / "rounds.jsonl")
   # The rate 0.3 is above the band: the threshold rises from 1 by 0.5 a round.
   assert [r["threshold"] for r in rounds] == [1.5, 2.0]
   assert [r["kept"] for r in rounds] == [10, 8]
   lines = metrics.read_lines(tmp_path / "preference" / "metrics.jsonl")
   assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+  assert [line["threshold"] for line in lines] == 3 * [1.5] + 3 * [2.0]
   assert lines[2]["generation"] < lines[0]["generation"]
   # Finished, it gives back its weights.
   again = _run(monkeypatch, tmp_path / "preference", CONFIG, [])

@@ -12,10 +12,11 @@ A small real model to try things on, SmolLM2-135M-Instruct (Apache-2.0):
 import importlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import tokenizers
 from jaxtyping import Float
@@ -55,8 +56,7 @@ def export(file: Path, folder: Path) -> None:
   folder.mkdir(parents=True, exist_ok=True)
   safetensors.write(
     folder / safetensors.SINGLE,
-    {names[t.name]: tuple(map(int, t.shape[::-1])) for t in reader.tensors},
-    np.dtype(np.float32),
+    {names[t.name]: _written(t.shape) for t in reader.tensors},
     _arrays(reader, config, library.dequantize),
   )
   tokenizer.save_pretrained(folder)
@@ -152,6 +152,11 @@ def _arrays(
     x = dequantize(tensor.data, tensor.tensor_type)
     kind = tensor.name.split(".")[-2]
     yield _halves(x, heads[kind]) if kind in heads else x
+
+
+def _written(shape: Iterable[int]) -> jax.ShapeDtypeStruct:
+  """Shape and dtype of a tensor, whose axes GGUF names the other way round."""
+  return jax.ShapeDtypeStruct(tuple(map(int, shape))[::-1], np.float32)
 
 
 def _halves(

@@ -9,13 +9,26 @@ from typing import Any
 from jaxrl_mm import pytree
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.models import lora
-from jaxrl_mm.models.huggingface import safetensors
+from jaxrl_mm.models.config import ModelConfig
+from jaxrl_mm.models.huggingface import families, safetensors
 from jaxrl_mm.models.huggingface.save import save_params
 from jaxrl_mm.models.huggingface.tables import Entry
 from jaxrl_mm.models.lora import LoraConfig
 
 # What peft puts before the name of a module of the adapted model.
 PREFIX = "base_model.model."
+
+
+def module_table(folder: Path, config: ModelConfig) -> Sequence[Entry]:
+  """The table of a model with the names of its modules in memory.
+
+  Since its version 4.52 transformers keeps all but the head inside `model`,
+  whatever the names in the files; a model with code of its own does not.
+  """
+  names = safetensors.scan(folder).tensors.keys()
+  if not any(name.startswith("vision_model.") for name in names):
+    names = {"model.visual."}
+  return families.family(folder).table(config, names)
 
 
 def entries(table: Sequence[Entry], params: dict) -> list[Entry]:
@@ -99,7 +112,7 @@ def save(
 
   Args:
     params: weights with adapters.
-    table: of the model's family.
+    table: of `module_table`.
     config: of the adapters.
     base: folder or hub name of the model they belong to.
     to: folder; must not exist, or be empty.

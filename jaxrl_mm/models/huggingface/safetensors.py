@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Shaped
@@ -101,24 +102,22 @@ def view(tensor: Tensor) -> Shaped[np.ndarray, "..."]:
 
 def write(
   file: Path,
-  shapes: Mapping[str, tuple[int, ...]],
-  dtype: np.dtype,
+  leaves: Mapping[str, jax.ShapeDtypeStruct],
   arrays: Iterable[Shaped[np.ndarray, "..."]],
 ) -> None:
   """Writes one file, tensor after tensor.
 
   Args:
     file: where to.
-    shapes: name -> shape.
-    dtype: of all of them.
-    arrays: in the order of `shapes`; each is released before the next is made.
+    leaves: name -> shape and dtype.
+    arrays: in the order of `leaves`; each is released before the next is made.
   """
   header, offset = {"__metadata__": {"format": "pt"}}, 0
-  for name, shape in shapes.items():
-    end = offset + math.prod(shape) * dtype.itemsize
+  for name, leaf in leaves.items():
+    end = offset + leaf.size * leaf.dtype.itemsize
     header[name] = {
-      "dtype": _name_of(dtype),
-      "shape": list(shape),
+      "dtype": _name_of(leaf.dtype),
+      "shape": list(leaf.shape),
       "data_offsets": [offset, end],
     }
     offset = end
@@ -126,8 +125,9 @@ def write(
   text += b" " * (-len(text) % 8)
   with open(file, "wb") as out:
     out.write(len(text).to_bytes(8, "little") + text)
-    for array in arrays:
-      out.write(np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8))
+    for leaf, array in zip(leaves.values(), arrays):
+      flat = np.ascontiguousarray(array, leaf.dtype).reshape(-1)
+      out.write(flat.view(np.uint8))
     out.flush()
     os.fsync(out.fileno())
 

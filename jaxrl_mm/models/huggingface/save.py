@@ -36,6 +36,7 @@ class _Piece(NamedTuple):
   leaf: Array
   how: Layout
   index: tuple[int, ...]
+  dtype: np.dtype
 
 
 def save_params(
@@ -45,7 +46,7 @@ def save_params(
   *,
   like: Path | None,
   shard_bytes: int = 5_000_000_000,
-  dtype: str = "bfloat16",
+  dtype: str | None = "bfloat16",
 ) -> None:
   """Writes weights under the names and shapes of a published checkpoint.
 
@@ -56,26 +57,27 @@ def save_params(
     params: a tree of arrays.
     entries: one for each leaf, as `load_tree` takes them.
     folder: must not exist, or be empty.
-    like: a checkpoint whose configs, tokenizer and code are copied. Where it
-      stores tied output embeddings, they are written as well.
+    like: a checkpoint whose configs, tokenizer and code are copied, but for
+      the dtype that config.json names. Where it stores tied output embeddings,
+      they are written as well.
     shard_bytes: files are cut before they grow beyond this.
-    dtype: of all tensors, float64, float32, float16 or bfloat16.
+    dtype: of all tensors, float64, float32, float16 or bfloat16; None keeps
+      that of each tensor in `like`, or of its leaf where `like` has none.
 
   Raises:
     InputError: the folder is taken, the disk is full, `like` is no folder.
     ValueError: `entries` do not fit `params`.
   """
-  kind = _float(dtype)
-  pieces = _pieces(params, entries, like)
-  files = _files(pieces, shard_bytes, kind)
+  pieces = _pieces(params, entries, like, dtype and _float(dtype))
+  files = _files(pieces, shard_bytes)
   leads = jax.process_index() == 0
-  total = sum(_nbytes(piece, kind) for piece in pieces.values())
+  total = sum(map(_nbytes, pieces.values()))
   _agree(_refusal(folder, like, total) if leads else "")
   order = [pieces[name] for names in files.values() for name in names]
-  arrays, problem = (_fetch(piece, kind) for piece in order), ""
+  arrays, problem = map(_fetch, order), ""
   try:
     if leads:
-      _write(folder, like, files, pieces, kind, arrays)
+      _write(folder, like, files, pieces, dtype, arrays)
   except OSError as error:
     problem = (
       f"the checkpoint {folder} could not be written ({error.strerror}); it "
@@ -96,29 +98,35 @@ def _float(name: str) -> np.dtype:
 
 
 def _pieces(
-  params: Any, entries: Sequence[Entry], like: Path | None
+  params: Any,
+  entries: Sequence[Entry],
+  like: Path | None,
+  dtype: np.dtype | None,
 ) -> dict[str, _Piece]:
   """Every tensor to write, by its name."""
+  stored = {}
+  if like and any(like.glob("*.safetensors")):
+    stored = safetensors.scan(like).tensors
   leaves = dict(pytree.named_leaves(params))
   parts = [
     (leaves[name], how) for name, how in layouts(entries, params).items()
   ]
-  if like and any(like.glob("*.safetensors")):
-    written = {name for _, how in parts for name in how.names.values()}
-    for name in safetensors.scan(like).tensors.keys() - written:
-      if pytree.matches(r"(.*\.)?lm_head\.weight", name):
-        tied = leaves["embedder/table"]
-        entry = Entry("embedder/table", name, "v d = v d")
-        parts.append((tied, layout(entry, tied.shape)))
+  written = {name for _, how in parts for name in how.names.values()}
+  for name in stored.keys() - written:
+    if pytree.matches(r"(.*\.)?lm_head\.weight", name):
+      tied = leaves["embedder/table"]
+      entry = Entry("embedder/table", name, "v d = v d")
+      parts.append((tied, layout(entry, tied.shape)))
+  kept = {n: safetensors.FLOATS[stored[n].dtype] for n in stored}
   return {
-    name: _Piece(leaf, how, index)
+    name: _Piece(leaf, how, index, dtype or kept.get(name, leaf.dtype))
     for leaf, how in parts
     for index, name in how.names.items()
   }
 
 
 def _files(
-  pieces: Mapping[str, _Piece], shard_bytes: int, dtype: np.dtype
+  pieces: Mapping[str, _Piece], shard_bytes: int
 ) -> dict[str, list[str]]:
   """File -> names of its tensors, cut before `shard_bytes`."""
   alone = [name for name in pieces if name.startswith("v_head.")]
@@ -126,7 +134,7 @@ def _files(
   for name in pieces:
     if name in alone:
       continue
-    size = _nbytes(pieces[name], dtype)
+    size = _nbytes(pieces[name])
     if not shards or size > free:
       shards.append([])
       free = shard_bytes
@@ -142,8 +150,8 @@ def _files(
   return files | ({safetensors.VALUE_HEAD: alone} if alone else {})
 
 
-def _nbytes(piece: _Piece, dtype: np.dtype) -> int:
-  return math.prod(piece.how.shape) * dtype.itemsize
+def _nbytes(piece: _Piece) -> int:
+  return math.prod(piece.how.shape) * piece.dtype.itemsize
 
 
 def _refusal(folder: Path, like: Path | None, total: int) -> str:
@@ -180,7 +188,7 @@ def _write(
   like: Path | None,
   files: Mapping[str, Sequence[str]],
   pieces: Mapping[str, _Piece],
-  dtype: np.dtype,
+  dtype: str | None,
   arrays: Iterator[Shaped[np.ndarray, "..."]],
 ) -> None:
   """Writes a folder beside `folder`, then renames it."""
@@ -191,18 +199,46 @@ def _write(
     for path in sorted(like.iterdir()) if like else ():
       if path.suffix in _COPIED and path.name != safetensors.INDEX:
         shutil.copyfile(path, partial / path.name)
+    if like and dtype:
+      _name_dtype(partial / "config.json", dtype)
     for file, names in files.items():
-      shapes = {name: pieces[name].how.shape for name in names}
+      leaves = {
+        name: jax.ShapeDtypeStruct(pieces[name].how.shape, pieces[name].dtype)
+        for name in names
+      }
       own = itertools.islice(arrays, len(names))
-      safetensors.write(partial / file, shapes, dtype, own)
+      safetensors.write(partial / file, leaves, own)
     if safetensors.SINGLE not in files:
-      _write_index(
-        partial, files, sum(_nbytes(p, dtype) for p in pieces.values())
-      )
+      _write_index(partial, files, sum(map(_nbytes, pieces.values())))
     partial.rename(folder)
   except BaseException:
     shutil.rmtree(partial, ignore_errors=True)
     raise
+
+
+def _name_dtype(config: Path, dtype: str) -> None:
+  """Corrects what config.json says of the weights; else it stays as it is.
+
+  Readers make the weights of the dtype they find there.
+  """
+  if not config.exists():
+    return
+  old = json.loads(config.read_bytes())
+  new = _with_dtype(old, dtype)
+  if new != old:
+    text = json.dumps(new, indent=2, ensure_ascii=False) + "\n"
+    config.write_text(text, encoding="utf-8")
+
+
+def _with_dtype(fields: Any, dtype: str) -> Any:
+  """The same object with the dtypes it names, at any depth, replaced."""
+  if not isinstance(fields, dict):
+    return fields
+  names = "dtype", "torch_dtype"
+  return {
+    name: dtype if name in names and value else _with_dtype(value, dtype)
+    for name, value in fields.items()
+  }
 
 
 def _write_index(
@@ -226,14 +262,14 @@ def _write_index(
   (folder / safetensors.INDEX).write_text(text + "\n")
 
 
-def _fetch(piece: _Piece, dtype: np.dtype) -> Shaped[np.ndarray, "..."]:
+def _fetch(piece: _Piece) -> Shaped[np.ndarray, "..."]:
   """One tensor in host memory, with their axes."""
   part = _take(piece.leaf, np.array(piece.index, np.int32), piece.how.stacked)
   if part.is_fully_addressable:
     host = np.asarray(part)
   else:
     host = multihost_utils.process_allgather(part, tiled=True)
-  out = np.empty(piece.how.shape, dtype)
+  out = np.empty(piece.how.shape, piece.dtype)
   copy(to_ours(out, piece.how), host)
   return out
 

@@ -62,6 +62,19 @@ def test_a_family_reads_the_fields(tmp_path, monkeypatch):
   assert seen == [{"model_type": "mine", "width": 3}]
 
 
+@pytest.mark.parametrize(
+  "fields, length",
+  [
+    ({"max_position_embeddings": 8}, 8),
+    ({"text_config": {"max_position_embeddings": 9}}, 9),
+    ({"llm_config": {"max_position_embeddings": 10}}, 10),
+    ({"llm_config": None}, None),
+  ],
+)
+def test_what_a_checkpoint_reads(tmp_path, fields, length):
+  assert families.read_context(_folder(tmp_path, **fields)) == length
+
+
 def test_a_value_head_beside_qwen_makes_a_reward_model(tmp_path, monkeypatch):
   monkeypatch.setattr(qwen2_5_vl, "read_config", lambda _: config.digits())
   folder = _folder(tmp_path, model_type="qwen2_5_vl")

@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from jaxrl_mm import convert, sharding
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.errors import InputError
+from jaxrl_mm.models.huggingface import families, load, safetensors, text
 from jaxrl_mm.models.huggingface import gguf as ours
-from jaxrl_mm.models.huggingface import safetensors, text
 
 gguf = pytest.importorskip("gguf")
 
@@ -180,3 +181,20 @@ def test_a_file_of_another_format_is_named(tmp_path):
   for name in ("a.gguf", "absent.gguf"):
     with pytest.raises(InputError, match=f"{name} cannot be read"):
       ours.export(tmp_path / name, tmp_path / "out")
+
+
+def test_the_command_line_makes_a_folder_to_start_from(file, tmp_path):
+  out = tmp_path / "out"
+  convert.convert(convert.parse(["--gguf", str(file), "--out", str(out)]))
+  model = families.read_config(out)
+  d = model.decoder
+  assert (d.layers, d.width, d.kv_heads, d.tied) == (LAYERS, WIDTH, 2, True)
+  assert families.read_context(out) == 128
+  params = load.load_params(out, model, sharding.make_mesh())
+  down = _weights()["model.layers.1.mlp.down_proj.weight"]
+  ours_down = params["decoder"]["layers"]["down"]["kernel"][1]
+  np.testing.assert_array_equal(ours_down, down.T)
+  assert tok.load(str(out)).encode("ab ab") == [
+    WORDS.index("ab"),
+    len(WORDS) - 1,
+  ]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from jaxrl_mm import pytree
+from jaxrl_mm import masked, pytree
 from jaxrl_mm.data import loader, templates, tokenizer
 from jaxrl_mm.data.patches import Patching
 from jaxrl_mm.data.sources import Example
@@ -129,15 +130,34 @@ def test_the_prompts_have_the_ids_and_positions_of_the_reference(
     np.testing.assert_array_equal(places, golden[f"positions/{i}"])
 
 
+@pytest.fixture(scope="module")
+def measured(model, params, prompts, completions, image_token):
+  """Everything of one forward and backward pass, compiled once."""
+  tokens, mask = completions
+  start = prompts.tokens.shape[1] - 1
+
+  @jax.jit
+  @partial(jax.value_and_grad, has_aux=True)
+  def run(params):
+    features = vlm.encode_images(model, params, prompts.images)
+    hidden = vlm.hidden_states(
+      model, params, prompts, tokens, mask, image_token=image_token
+    )
+    predicting = hidden[:, start:-1]
+    logp, _ = masked.token_logp(predicting, vlm.head(params), tokens)
+    return -jnp.sum(logp * mask) / mask.sum(), (hidden, features)
+
+  (loss, numbers), gradients = run(params)
+  return loss, gradients, *map(np.asarray, numbers)
+
+
 def test_the_image_tokens_are_those_of_the_reference(
-  golden, model, params, prompts, image_token
+  golden, measured, prompts, image_token
 ):
   """Pictures that end inside a window, several in a row, and a video."""
-  got = jax.jit(vlm.encode_images, static_argnums=0)(
-    model, params, prompts.images
-  )
+  *_, features = measured
   counts = np.sum(prompts.tokens == image_token, axis=1)
-  mine = [np.asarray(x[:n]) for x, n in zip(got, counts)]
+  mine = [x[:n] for x, n in zip(features, counts)]
   stills = np.prod(INFO["image_grids"], axis=1).sum() // 4
   of_pictures = np.concatenate([mine[0], mine[1], mine[2][:9]])
   assert len(of_pictures) == stills
@@ -146,38 +166,23 @@ def test_the_image_tokens_are_those_of_the_reference(
 
 
 def test_hidden_states_logits_and_score_are_those_of_the_reference(
-  golden, model, params, prompts, completions, image_token
+  golden, measured, params, prompts, completions
 ):
-  tokens, mask = completions
-
-  @jax.jit
-  def run(params, prompts):
-    args = (model, params, prompts, tokens, mask)
-    hidden = vlm.hidden_states(*args, image_token=image_token)
-    return hidden, vlm.score(*args, image_token=image_token)
-
-  hidden, score = run(params, prompts)
+  _, _, hidden, _ = measured
+  value_head = jax.tree.map(np.asarray, params["value_head"])
+  mask = completions[1]
   valid = np.concatenate([prompts.mask, mask], axis=1)
   for i in range(len(ROWS)):
-    mine = np.asarray(hidden[i])[valid[i]]
+    mine = hidden[i][valid[i]]
     np.testing.assert_allclose(mine, golden[f"hidden/{i}"], atol=1e-4)
     logits = mine[-1 - mask[i].sum() : -1] @ np.asarray(vlm.head(params)).T
     np.testing.assert_allclose(logits, golden[f"logits/{i}"], atol=1e-4)
-    np.testing.assert_allclose(score[i], golden[f"score/{i}"], atol=1e-4)
+    score = mine[-1] @ value_head["kernel"] + value_head["bias"][0]
+    np.testing.assert_allclose(score, golden[f"score/{i}"], atol=1e-4)
 
 
-def test_loss_and_gradients_are_those_of_the_reference(
-  golden, model, params, prompts, completions, image_token
-):
-  tokens, mask = completions
-
-  def loss(params):
-    logp, _ = vlm.completion_logp(
-      model, params, prompts, tokens, mask, image_token=image_token
-    )
-    return -jnp.sum(logp * mask) / mask.sum()
-
-  value, gradients = jax.jit(jax.value_and_grad(loss))(params)
+def test_loss_and_gradients_are_those_of_the_reference(golden, model, measured):
+  value, gradients, *_ = measured
   np.testing.assert_allclose(value, INFO["loss"], rtol=1e-5)
   names = [k.split("/")[1] for k in golden if k.startswith("gradients/")]
   lines = qwen2_5_vl.table(model, INFO["weights"])

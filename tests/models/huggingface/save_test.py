@@ -51,7 +51,7 @@ def _original(folder, dtype="bfloat16", **more):
   index = json.dumps({"metadata": {}, "weight_map": weight_map})
   (folder / safetensors.INDEX).write_text(index)
   for name in (*COPIED, "modeling_mine.py", "notes.md"):
-    (folder / name).write_text(f"of {name}")
+    (folder / name).write_text(json.dumps(f"of {name}"))
   return tensors
 
 
@@ -115,7 +115,7 @@ def test_in_and_out_keeps_every_bit(tmp_path, like, dtype):
     assert file.metadata() == {"format": "pt"}
   names = {path.name for path in out.iterdir()}
   assert names == {safetensors.SINGLE, *COPIED, "modeling_mine.py"}
-  assert (out / "config.json").read_text() == "of config.json"
+  assert (out / "config.json").read_text() == '"of config.json"'
   assert {p.name for p in out.parent.iterdir()} == {"out"}
 
 
@@ -144,6 +144,38 @@ def test_shards_are_cut_and_indexed(tmp_path, like):
     f"model-{i:05}-of-{n:05}.safetensors" for i in range(1, n + 1)
   ]
   assert safetensors.scan(out).problems == ()
+
+
+def test_each_tensor_may_keep_the_dtype_it_was_read_with(tmp_path, like):
+  """A float32 norm among bfloat16 weights; a config that says nothing."""
+  norm = np.full(4, 1 + 2**-20, np.float32)
+  tensors = _original(like, **{"model.norm.weight": norm})
+  out, params = tmp_path / "out", _params(like, "float32")
+  save.save_params(params, ENTRIES, out, like=like, dtype=None)
+  _same_bits(_contents(out), tensors)
+  out = tmp_path / "alone"
+  save.save_params(params, ENTRIES, out, like=None, dtype=None)
+  assert {x.dtype for x in _contents(out).values()} == {np.dtype("float32")}
+
+
+def test_config_json_names_the_dtype_of_the_weights(tmp_path, like):
+  _original(like)
+  fields = {
+    "torch_dtype": "bfloat16",
+    "rope_scaling": None,
+    "llm_config": {"dtype": "bfloat16", "name": "数"},
+    "vision_config": {"dtype": None},
+  }
+  text = json.dumps(fields)
+  (like / "config.json").write_text(text)
+  for dtype in (None, "bfloat16", "float16"):
+    out = tmp_path / str(dtype)
+    save.save_params(_params(like), ENTRIES, out, like=like, dtype=dtype)
+    found = (out / "config.json").read_text()
+    if dtype == "float16":
+      assert json.loads(found) == json.loads(text.replace("bfloat", "float"))
+    else:
+      assert found == text
 
 
 def _shards(folder):
