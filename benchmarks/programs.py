@@ -378,6 +378,8 @@ def _evaluation(view) -> Iterator[Program]:
   """The questions after a stage, asked of the policy."""
   c = view.e.evaluation
   asked = _Asked("evaluation", c.batch, 1, 0.0, Schedule())
+  if j := view.e.judging:
+    asked = _Asked("evaluation", j.batch, j.samples, 1.0, Schedule())
   yield from _sampling(view, asked, view.params, _reward(view))
   of = _Scoring(
     "evaluation",
