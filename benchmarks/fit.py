@@ -106,7 +106,9 @@ def measure(program: Program, mesh: Mesh) -> Fit:
       (size, f"{shape} made in {name or 'the program'}")
       for size, shape, name in refusal.largest
     ]
-    temporary = max(refusal.used - given, 0)
+    counted = given if refusal.with_arguments else 0
+    temporary = max(refusal.used - counted, 0)
+    largest = largest or [(temporary, "arrays made in it, not named")]
     blame = sorted(largest + known, reverse=True)
     return Fit(program, given, temporary, beside, {}, blame[:3])
   m = compiled.memory_analysis()

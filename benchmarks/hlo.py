@@ -111,10 +111,12 @@ class Refusal(NamedTuple):
 
   Attributes:
     used: bytes it would need.
+    with_arguments: whether those of its arguments are among them.
     largest: (bytes, shape, where in the source it is made), largest first.
   """
 
   used: int
+  with_arguments: bool
   largest: list[tuple[int, str, str]]
 
 
@@ -129,11 +131,13 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 def refusal(message: str) -> Refusal | None:
   """The compiler's "out of memory" taken apart; None if it is another error."""
   used = re.search(r"Used ([\d.]+)([KMGT]?) of", message)
-  if used is None:
+  own = re.search(r"HLO temporaries \(([\d.]+)([KMGT]?)\)", message)
+  if not (used or own):
     return None
   parts = _ALLOCATION.findall(message)
   largest = [(_size(n, u), shape, name) for n, u, name, shape in parts]
-  return Refusal(_size(*used.groups()), sorted(set(largest), reverse=True))
+  largest = sorted(set(largest), reverse=True)
+  return Refusal(_size(*(used or own).groups()), bool(used), largest)
 
 
 def _size(number: str, unit: str) -> int:

@@ -57,8 +57,8 @@ memory in memory space hbm. Used 22.50G of 15.75G hbm. Exceeded by 6.75G.
 
 
 def test_a_refusal_names_the_largest():
-  used, largest = hlo.refusal(REFUSAL)
-  assert used == int(22.5 * (1 << 30))
+  used, with_arguments, largest = hlo.refusal(REFUSAL)
+  assert used == int(22.5 * (1 << 30)) and with_arguments
   assert largest == [
     (
       16 << 30,
@@ -68,3 +68,11 @@ def test_a_refusal_names_the_largest():
     (512 << 20, "bf16[4,32768,2048]{2,1,0:T(8,128)(2,1)}", ""),
   ]
   assert hlo.refusal("INTERNAL: something else") is None
+
+
+def test_a_refusal_that_names_nothing():
+  told = (
+    "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required "
+    "for HLO temporaries (100.70G) exceeds available HBM (15.75G)."
+  )
+  assert hlo.refusal(told) == (int(100.7 * (1 << 30)), False, [])
