@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -116,6 +117,8 @@ class Experiment:
     consistency: whom the reward of that name asks; None takes the rule for
       analyses that say "response 1 is better".
     judging: measures a judge of two responses, in place of `evaluation`.
+    profile_steps: "FIRST:LAST" steps of each stage that are traced for XProf;
+      empty for none. It changes no number, so a run may go on with another.
   """
 
   model: ModelConfig
@@ -136,6 +139,7 @@ class Experiment:
   consistency: Endpoint | None = None
   evaluation: EvaluationConfig = EvaluationConfig()
   judging: JudgingConfig | None = None
+  profile_steps: str = ""
 
 
 def to_config(experiment: Experiment) -> ml_collections.ConfigDict:
@@ -247,6 +251,23 @@ def _check_policy(e: Experiment) -> None:
     )
 
 
+def profiled(e: Experiment) -> range:
+  """The steps that are traced.
+
+  Raises:
+    InputError: `profile_steps` is not of its form.
+  """
+  if not e.profile_steps:
+    return range(0)
+  found = re.fullmatch(r"(\d+):(\d+)", e.profile_steps)
+  if not found or not 1 <= int(found[1]) <= int(found[2]):
+    raise InputError(
+      f"config.profile_steps is '{e.profile_steps}'; it names the first and "
+      "the last step to trace, such as 10:12"
+    )
+  return range(int(found[1]), int(found[2]) + 1)
+
+
 def trainings(e: Experiment, stage: str) -> dict[str, tuple[Any, Any]]:
   """Every training of a stage: the name of its part ("" where there is one
   alone), and its optimizer's config with its number of steps."""
@@ -289,6 +310,12 @@ def _divisions(
   size, batch = e.evaluation.size, e.evaluation.batch
   yield "config.evaluation.size", size, "its batch", batch
   yield "config.evaluation.batch", batch, cut, shards
+  yield (
+    f"the rows of one shard, {batch} evaluation.batch / {shards} shards",
+    batch // shards,
+    "config.evaluation.micro_batch",
+    min(e.evaluation.micro_batch, batch // shards),
+  )
   for name in e.stages:
     if name in ("sft", "cold_start", "reward_model", "preference"):
       yield from _batch_divisions(name, getattr(e, name), shards)
@@ -296,6 +323,14 @@ def _divisions(
       c, where = getattr(e, name).collect, f"config.{name}.collect"
       yield f"{where}.prompts", c.prompts, "its batch", c.prompts_per_step
       yield f"{where}.prompts_per_step", c.prompts_per_step, cut, shards
+      rows = c.prompts_per_step * c.samples_per_prompt // shards
+      yield (
+        f"the rows of one shard, {c.prompts_per_step} prompts_per_step * "
+        f"{c.samples_per_prompt} samples_per_prompt / {shards} shards",
+        rows,
+        f"{where}.micro_batch",
+        min(c.micro_batch, rows),
+      )
   if "assemble" in e.stages:
     parts = {"text": e.assemble.text, "align": e.assemble.align}
     for name, part in parts.items():
@@ -364,6 +399,10 @@ def _counts(e: Experiment) -> dict[str, int]:
   }
 
 
+# What a run may go on with: where it runs, and what is watched.
+_MAY_CHANGE = ("mesh.", "profile_steps")
+
+
 def claim_folder(workdir: Path, experiment: Experiment) -> None:
   """Writes config.json, or checks that the folder belongs to this config.
 
@@ -388,13 +427,29 @@ def claim_folder(workdir: Path, experiment: Experiment) -> None:
   changed = [
     f"{k} is {other.get(k)} there and {mine.get(k)} here"
     for k in sorted(other.keys() | mine.keys())
-    if other.get(k) != mine.get(k)
+    if other.get(k) != mine.get(k) and not k.startswith(_MAY_CHANGE)
   ]
   if changed:
     raise InputError(
       f"{workdir} holds a run of another config ({'; '.join(changed[:3])}); "
       "choose another --workdir"
     )
+
+
+def unwritable(workdir: Path, process: int) -> str:
+  """Why a process cannot write to the folder of the run; "" if it can."""
+  if not (workdir / "config.json").exists():
+    return (
+      f"process {process} does not see what the first wrote to {workdir}; name "
+      "a --workdir that all hosts share, such as a mounted bucket"
+    )
+  path = workdir / f".write_test.{process}"
+  try:
+    path.write_text("x")
+    path.unlink()
+  except OSError as error:
+    return f"cannot write to {workdir}: {error}; choose another --workdir"
+  return ""
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -7,14 +7,15 @@ from typing import Any
 
 import jax
 
-from jaxrl_mm import metrics
+from jaxrl_mm import metrics, sharding
 from jaxrl_mm.structs import Number
 
 
 def read(workdir: Path) -> dict[str, Any]:
-  """The summary so far."""
+  """The summary so far, as the first process has it."""
   path = workdir / "summary.json"
-  return json.loads(path.read_text()) if path.exists() else {"stages": {}}
+  known = path.read_text() if path.exists() else '{"stages": {}}'
+  return json.loads(sharding.of_first_process(known))
 
 
 def write(workdir: Path, summary: dict[str, Any]) -> None:

@@ -70,6 +70,17 @@ def _placed(make, mesh, *args):
   return jax.jit(make, out_shardings=layout)(*args)
 
 
+def shapes(e: Experiment) -> Params:
+  """Shapes of the weights that `initial` gives, wherever they come from."""
+
+  def make():
+    key = jax.random.key(e.seed)
+    params = vlm.init(e.model, key)
+    return lora.attach(e.lora, params, key) if e.lora else params
+
+  return jax.eval_shape(make)
+
+
 def check_sizes(wanted: ModelConfig, found: ModelConfig, folder: Path) -> None:
   """Raises InputError if a config describes another model than a folder."""
   free = ("dtype", "param_dtype", "remat")
