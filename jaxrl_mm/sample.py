@@ -25,7 +25,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxrl_mm import run, sharding, weights
-from jaxrl_mm.data import loader, sources
+from jaxrl_mm.data import loader, pictures
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.sources import Example
 from jaxrl_mm.data.tokenizer import Tokenizer
@@ -67,16 +67,17 @@ def sample(args: argparse.Namespace, write: Callable[[str], Any]) -> Speed:
     InputError: the folder holds no model, a picture cannot be read or the
       model sees none, or the question is too long.
   """
-  pictures = [sources.read_picture(path, "--image") for path in args.image]
-  e = describe(args.model, len(pictures), args.max_tokens)
-  if pictures and e.model.vision is None:
+  look = lambda path: pictures.read(str(path), Path(), "--image")
+  seen = [look(path) for path in args.image]
+  e = describe(args.model, len(seen), args.max_tokens)
+  if seen and e.model.vision is None:
     raise InputError(
       f"{args.model} is a model of text alone; leave out --image, or name a "
       "vision-language model"
     )
   mesh, ends = make_mesh(e.model), end_tokens(e)
   setting = run.make_setting(e, mesh)
-  prompts = encode(setting, args.prompt, pictures)
+  prompts = encode(setting, args.prompt, seen)
   check_length(e, prompts.tokens.shape[1], args.max_tokens)
   with jax.set_mesh(mesh):
     params = weights.of_folder(e, args.model, mesh)
@@ -125,16 +126,16 @@ def make_mesh(model: ModelConfig) -> Mesh:
 
 
 def encode(
-  setting: Setting, question: str, pictures: Sequence[np.ndarray]
+  setting: Setting, question: str, seen: Sequence[np.ndarray]
 ) -> Prompts:
   """One prompt without padding and without room for more pictures."""
-  example = Example("--prompt", tuple(pictures), question, "")
+  example = Example("--prompt", tuple(seen), question, "")
   row = loader.encode_prompt(example, 0, setting.tokenizer, setting.layout)
   row = row._replace(
     tokens=row.tokens[row.mask],
     mask=row.mask[row.mask],
     positions=None if row.positions is None else row.positions[row.mask],
-    images=_used(setting, row) if pictures else None,
+    images=_used(setting, row) if seen else None,
   )
   return jax.tree.map(lambda x: x[None], row)
 
