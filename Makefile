@@ -1,18 +1,21 @@
 # make demo: train the laptop model.  make demo-reward: train a judge.
 # make test: run all tests.
 # make parity: compare with torch, which is large, live.
+# make pod: several processes, killed ones; half an hour.
+# make fit: compile a 7B run for a TPU slice, without a TPU.
 # PYTHON chooses the interpreter, VENV where it is installed.
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 ARGS ?=
 
-.PHONY: install demo demo-reward test parity format
+.PHONY: install demo demo-reward test parity pod fit format
 
 install: $(VENV)/installed
 
 $(VENV)/installed: EXTRAS := test
 $(VENV)-parity/installed: EXTRAS := test,parity
+$(VENV)-tpu/installed: EXTRAS := tpu
 
 %/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -37,6 +40,12 @@ test: install
 # Warnings of torch and peft are their own affair.
 parity: $(VENV)-parity/installed
 	@$(VENV)-parity/bin/python -m pytest -W ignore tests/parity/*_parity.py $(ARGS)
+
+pod: install
+	@$(RUN) -m pytest -n 0 tests/pod/*_pod.py $(ARGS)
+
+fit: $(VENV)-tpu/installed
+	@$(VENV)-tpu/bin/python -m benchmarks.fit configs/r1_reward_7b.py --topology=v5p:2x2x4 $(ARGS)
 
 format: install
 	@$(RUN) -m ruff check --fix .

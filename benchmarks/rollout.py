@@ -51,7 +51,6 @@ from jaxrl_mm.sampling.schedule import Schedule, make_sampler
 from jaxrl_mm.structs import Prompts
 
 PEERS = Path(__file__).parent / "peers"
-SCORED = 8  # Prompts whose rows are scored again.
 SIZES = {
   "tiny": ModelConfig(
     vision=QwenVisionConfig(
@@ -165,12 +164,10 @@ class Ours:
     return time.perf_counter() - start
 
   def error(self) -> float:
-    """Of the log-probs of the first prompts' rows in the last call."""
-    few = min(SCORED, self._prompts.tokens.shape[0])
-    take = lambda tree, n: jax.tree.map(lambda x: x[:n], tree)
-    drawn = take(self._drawn, few * self._samples)
+    """Of the log-probs of the first prompt's rows in the last call."""
+    drawn = jax.tree.map(lambda x: x[: self._samples], self._drawn)
     prompts = jax.tree.map(
-      lambda x: jnp.repeat(x, self._samples, axis=0), take(self._prompts, few)
+      lambda x: jnp.repeat(x[:1], self._samples, axis=0), self._prompts
     )
     score = jax.jit(
       vlm.completion_logp, static_argnums=0, static_argnames="image_token"

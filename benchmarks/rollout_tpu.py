@@ -65,22 +65,23 @@ def arguments(config, mesh):
   """What prefill and decode are called with, as shapes on the mesh."""
   shards = sharding.batch_shards()
   rows, places = ROWS_A_SHARD * shards, ROWS_A_SHARD // SAMPLES * shards
-  zeros = lambda *shape, dtype=jnp.int32: jnp.zeros(shape, dtype)
+  # Nothing can run on these devices, not even what makes zeros.
+  shaped = lambda *shape, dtype=jnp.int32: jax.ShapeDtypeStruct(shape, dtype)
   prompts = Prompts(
-    zeros(places, PROMPT),
-    zeros(places, PROMPT, dtype=bool),
+    shaped(places, PROMPT),
+    shaped(places, PROMPT, dtype=bool),
     None,
-    zeros(places),
+    shaped(places),
   )
   slots = jax.eval_shape(
     lambda: decode.empty(config, SAMPLING, prompts, places, rows, TOKENS)
   )
   plan = Plan(
-    fresh=zeros(rows, dtype=bool),
-    row=zeros(rows),
-    limit=zeros(rows),
-    seats=Seats(zeros(places, SAMPLES), zeros(rows)),
-    leave_at=zeros(),
+    fresh=shaped(rows, dtype=bool),
+    row=shaped(rows),
+    limit=shaped(rows),
+    seats=Seats(shaped(places, SAMPLES), shaped(rows)),
+    leave_at=shaped(),
   )
   params = jax.eval_shape(lambda: vlm.init(config, jax.random.key(0)))
   layout = param_shardings(mesh, params, weights.RULES)
@@ -91,7 +92,7 @@ def arguments(config, mesh):
   )
   key = on_mesh(mesh, jax.eval_shape(lambda: jax.random.key(0)))
   slots, plan, prompts = (on_mesh(mesh, x) for x in (slots, plan, prompts))
-  one = on_mesh(mesh, zeros(shards))
+  one = on_mesh(mesh, shaped(shards))
   return {
     "prefill": (decode.prefill, (params, prompts, slots, one, one)),
     "decode": (

@@ -9,7 +9,7 @@ writes `<think>...response 1 is better</think><answer>1</answer>`. The stages
 are those of the paper (https://arxiv.org/abs/2505.02835, section 4.3):
 
   sft         stands in for the published model that the paper starts from: it
-              learns to see and to compare from 50 labelled digits
+              learns to see and to compare from 200 labelled digits
   difficulty  that model is also the teacher; it tries each pair three times
   cold_start  imitates the teacher's right analyses
   policy      StableReinforce on the pairs that took two tries or more
@@ -100,11 +100,12 @@ def get_config(variant: str = "stable_reinforce"):
       mesh=MeshConfig(cpu_devices=2),
       data=DataConfig(
         demonstrations="digits/train + digit-pairs/train",
+        labelled=200,
         prompts="digit-pairs/train",
         prompt_tokens=56,
         completion_tokens=38,
       ),
-      sft=supervised(300, 2e-3),
+      sft=supervised(400, 2e-3),
       difficulty=DifficultyConfig(questions=4096, batch=256),
       cold_start=supervised(60, 5e-4),
       policy=dataclasses.replace(policy, **VARIANTS[variant]),

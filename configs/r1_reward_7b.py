@@ -15,14 +15,15 @@ both leave things out. What was chosen, and why:
   difficulty   GPT-4o, three tries at temperature 0, the paper's; it needs
                OPENAI_API_KEY. Tries at 0 differ only by chance; any model
                behind an OpenAI-compatible endpoint can take its place, and
-               `--config.difficulty.teacher=None` lets the model teach itself.
+               `--config.difficulty.teacher.base_url=` (empty) lets the model
+               teach itself, at temperature 1.
   cold_start   Learning rate 1e-5, 256 an update and one epoch of 200,000 are
                the paper's. What was never solved has no trace and is left out.
   policy       5 epochs of the 17,261 hard questions that are published, 256 a
                rollout, are the 335 steps at which the paper's curves end. One
                sample a question is the code's, the paper is silent.
-  update       One for each rollout of 256. The code makes two of 128, of which
-               the second is off-policy.
+  updates      Two of 128 for each rollout of 256, on which both agree; the
+               second is off-policy by one.
   rate         1e-6, the paper's; the code has 3e-7. Cosine to a tenth, warm-up
                of 3 % and a norm of 1 are the code's.
   advantages   |z| <= 3, the paper's. The code's window is shifted by the mean
@@ -89,12 +90,13 @@ def get_config():
         steps=steps,
         prompts_per_step=ROLLOUT,
         samples_per_prompt=1,
+        updates_per_rollout=2,
         micro_batch=4,
         algorithm={"name": "stable_reinforce"},
         weights={"result": 1.0, "consistency": 0.5, "format": 0.5},
         optimizer=OptimizerConfig(
           learning_rate=1e-6,
-          warmup_steps=round(0.03 * steps),
+          warmup_steps=round(0.03 * 2 * steps),
           schedule="cosine",
         ),
       ),

@@ -68,7 +68,7 @@ def get_config():
   """The experiment."""
   annealed = {"warmup_steps": 100, "schedule": "cosine", "weight_decay": 0.05}
   collect = CollectConfig(
-    prompts=16384, prompts_per_step=128, samples_per_prompt=8
+    prompts=16384, prompts_per_step=128, samples_per_prompt=8, micro_batch=1
   )
   return to_config(
     Experiment(
@@ -122,7 +122,7 @@ def get_config():
         steps=500,
         prompts_per_step=128,
         samples_per_prompt=8,
-        micro_batch=8,
+        micro_batch=1,
         algorithm={"name": "r1v2", "capacity": 4096, "clip": 0.2},
         weights={"answer": 1.0, "format": 1.0},
         learned=LearnedConfig(weight=1.0, threshold=0.0),
@@ -131,7 +131,7 @@ def get_config():
         probe_every=50,
       ),
       evaluation=EvaluationConfig(
-        source="data/held_out.jsonl", size=1024, batch=128
+        source="data/held_out.jsonl", size=1024, batch=128, micro_batch=1
       ),
     )
   )

@@ -38,6 +38,10 @@ class Checkpoints:
     """The step of the newest whole checkpoint; 0 where there is none."""
     return self._manager.latest_step() or 0
 
+  def wait(self) -> None:
+    """Returns when every save that was started is whole."""
+    self._manager.wait_until_finished()
+
   def save(self, step: int, state: Any, data: dict[str, Any]) -> None:
     """Starts saving the state and the position in the data."""
     self._manager.save(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ from jaxrl_mm.rewards import math as maths
 from jaxrl_mm.rewards.compose import Term
 from jaxrl_mm.rewards.endpoint import Endpoint
 from jaxrl_mm.rewards.judge import InProcess
+from jaxrl_mm.sampling.weights import FORMS
 from jaxrl_mm.train import assemble, policy
 from jaxrl_mm.train.assemble import AssembleConfig
 from jaxrl_mm.train.difficulty import DifficultyConfig
@@ -115,6 +117,8 @@ class Experiment:
     consistency: whom the reward of that name asks; None takes the rule for
       analyses that say "response 1 is better".
     judging: measures a judge of two responses, in place of `evaluation`.
+    profile_steps: "FIRST:LAST" steps of each stage that are traced for XProf;
+      empty for none. It changes no number, so a run may go on with another.
   """
 
   model: ModelConfig
@@ -135,11 +139,20 @@ class Experiment:
   consistency: Endpoint | None = None
   evaluation: EvaluationConfig = EvaluationConfig()
   judging: JudgingConfig | None = None
+  profile_steps: str = ""
 
 
 def to_config(experiment: Experiment) -> ml_collections.ConfigDict:
   """The form whose values the command line can change one by one."""
   return ml_collections.ConfigDict(dataclasses.asdict(experiment))
+
+
+def is_run(folder: Path) -> bool:
+  """Whether config.json is that of a run; published ones name their model."""
+  try:
+    return "stages" in json.loads((folder / "config.json").read_text())
+  except (OSError, ValueError):
+    return False
 
 
 def read(workdir: Path) -> Experiment:
@@ -213,6 +226,13 @@ def check(e: Experiment, shards: int) -> None:
 def _check_policy(e: Experiment) -> None:
   """The parts of the reward, and what they need."""
   policy.make_algorithm(e.policy, e.seed)
+  for name in ("cache", "decode_weights"):
+    if (form := getattr(e.policy, name)) not in FORMS:
+      raise InputError(
+        f"config.policy.{name} is '{form}'; known are {', '.join(FORMS)}"
+      )
+  if not all(e.policy.stop):
+    raise InputError("config.policy.stop has an empty string; take it out")
   learned = e.policy.learned
   if learned and "reward_model" not in e.stages:
     raise InputError(
@@ -229,6 +249,23 @@ def _check_policy(e: Experiment) -> None:
       "config.policy.learned.band follows the hallucination rate; name "
       "'hallucination' in config.policy.weights, with weight 0 to only watch it"
     )
+
+
+def profiled(e: Experiment) -> range:
+  """The steps that are traced.
+
+  Raises:
+    InputError: `profile_steps` is not of its form.
+  """
+  if not e.profile_steps:
+    return range(0)
+  found = re.fullmatch(r"(\d+):(\d+)", e.profile_steps)
+  if not found or not 1 <= int(found[1]) <= int(found[2]):
+    raise InputError(
+      f"config.profile_steps is '{e.profile_steps}'; it names the first and "
+      "the last step to trace, such as 10:12"
+    )
+  return range(int(found[1]), int(found[2]) + 1)
 
 
 def trainings(e: Experiment, stage: str) -> dict[str, tuple[Any, Any]]:
@@ -273,6 +310,12 @@ def _divisions(
   size, batch = e.evaluation.size, e.evaluation.batch
   yield "config.evaluation.size", size, "its batch", batch
   yield "config.evaluation.batch", batch, cut, shards
+  yield (
+    f"the rows of one shard, {batch} evaluation.batch / {shards} shards",
+    batch // shards,
+    "config.evaluation.micro_batch",
+    min(e.evaluation.micro_batch, batch // shards),
+  )
   for name in e.stages:
     if name in ("sft", "cold_start", "reward_model", "preference"):
       yield from _batch_divisions(name, getattr(e, name), shards)
@@ -280,6 +323,14 @@ def _divisions(
       c, where = getattr(e, name).collect, f"config.{name}.collect"
       yield f"{where}.prompts", c.prompts, "its batch", c.prompts_per_step
       yield f"{where}.prompts_per_step", c.prompts_per_step, cut, shards
+      rows = c.prompts_per_step * c.samples_per_prompt // shards
+      yield (
+        f"the rows of one shard, {c.prompts_per_step} prompts_per_step * "
+        f"{c.samples_per_prompt} samples_per_prompt / {shards} shards",
+        rows,
+        f"{where}.micro_batch",
+        min(c.micro_batch, rows),
+      )
   if "assemble" in e.stages:
     parts = {"text": e.assemble.text, "align": e.assemble.align}
     for name, part in parts.items():
@@ -348,6 +399,10 @@ def _counts(e: Experiment) -> dict[str, int]:
   }
 
 
+# What a run may go on with: where it runs, and what is watched.
+_MAY_CHANGE = ("mesh.", "profile_steps")
+
+
 def claim_folder(workdir: Path, experiment: Experiment) -> None:
   """Writes config.json, or checks that the folder belongs to this config.
 
@@ -372,13 +427,29 @@ def claim_folder(workdir: Path, experiment: Experiment) -> None:
   changed = [
     f"{k} is {other.get(k)} there and {mine.get(k)} here"
     for k in sorted(other.keys() | mine.keys())
-    if other.get(k) != mine.get(k)
+    if other.get(k) != mine.get(k) and not k.startswith(_MAY_CHANGE)
   ]
   if changed:
     raise InputError(
       f"{workdir} holds a run of another config ({'; '.join(changed[:3])}); "
       "choose another --workdir"
     )
+
+
+def unwritable(workdir: Path, process: int) -> str:
+  """Why a process cannot write to the folder of the run; "" if it can."""
+  if not (workdir / "config.json").exists():
+    return (
+      f"process {process} does not see what the first wrote to {workdir}; name "
+      "a --workdir that all hosts share, such as a mounted bucket"
+    )
+  path = workdir / f".write_test.{process}"
+  try:
+    path.write_text("x")
+    path.unlink()
+  except OSError as error:
+    return f"cannot write to {workdir}: {error}; choose another --workdir"
+  return ""
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

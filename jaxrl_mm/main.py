@@ -4,6 +4,7 @@ Any value of the config can be changed: `--config.policy.steps=100`.
 """
 
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +13,10 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jaxrl_mm import experiment, run
+from jaxrl_mm import experiment, preemption, run
 from jaxrl_mm.errors import InputError
+from jaxrl_mm.preemption import Preempted
+from jaxrl_mm.rewards.judge import JudgeDown
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "The experiment: a file of configs/, with its variant."
@@ -39,6 +42,10 @@ def parse(argv: list[str]) -> list[str]:
     sys.exit(f"error: the config file cannot be read: {reason}")
 
 
+# A process that is not heard of for so long has died, and ends the others.
+SILENCE_SECONDS = 30
+
+
 def join_processes(environ: Mapping[str, str]) -> None:
   """Joins the other processes of a run, where the launcher says there are any.
 
@@ -48,14 +55,19 @@ def join_processes(environ: Mapping[str, str]) -> None:
   """
   processes = environ.get("JAXRL_PROCESSES")
   if processes == "pod":
-    jax.distributed.initialize()
+    jax.distributed.initialize(heartbeat_timeout_seconds=SILENCE_SECONDS)
   elif processes:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(
       environ["JAXRL_COORDINATOR"],
       num_processes=int(processes),
       process_id=int(environ["JAXRL_PROCESS"]),
+      heartbeat_timeout_seconds=SILENCE_SECONDS,
     )
+  if processes:
+    # jax names a dead process by its number alone.
+    here, of = jax.process_index(), jax.process_count()
+    print(f"process {here} of {of} is {socket.gethostname()}", flush=True)
 
 
 def main(argv: list[str]) -> None:
@@ -72,9 +84,12 @@ def main(argv: list[str]) -> None:
     if not jax.config.jax_compilation_cache_dir:
       # For the rounds of a stage, and for a run that is continued.
       jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
+    preemption.watch()
     run.run(e, workdir)
-  except InputError as error:
+  except (InputError, JudgeDown) as error:
     sys.exit(f"error: {error}")
+  except Preempted as word:
+    sys.exit(f"stopped: {word}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,9 +61,13 @@ class MetricsWriter:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("metrics.jsonl", "samples.jsonl"):
       keep_until(folder / name, start)
-    # The clock of an interrupted run goes on.
-    for line in read_lines(folder / "metrics.jsonl")[-1:]:
-      self._began -= line["seconds"]
+    self._took, self._born = [], time.time()
+    lines = read_lines(folder / "metrics.jsonl")
+    if lines:
+      # The clock of an interrupted run goes on, and so does that on the wall.
+      self._began -= lines[-1]["seconds"]
+      self._born = lines[0]["unix_seconds"] - lines[0]["seconds"]
+      self._took = [x["tokens"] / x["tokens_per_second"] for x in lines]
     self._file = (folder / "metrics.jsonl").open("a")
     self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
     self._bar = Progress(
@@ -97,16 +102,32 @@ class MetricsWriter:
     `tokens_per_second` over the time since the step before.
     """
     scalars = {k: float(v) for k, v in jax.device_get(metrics).items()}
-    scalars["tokens_per_second"] = scalars["tokens"] / (clock - self._last)
+    took = clock - self._last
+    scalars["tokens_per_second"] = scalars["tokens"] / took
     self._last = clock
     if self._active:
-      line = {"step": step, "seconds": round(clock - self._began, 3)} | scalars
+      self._took.append(took)
+      scalars["goodput"] = self._goodput()
+      clocks = {
+        "seconds": round(clock - self._began, 3),
+        "unix_seconds": round(time.time(), 3),
+      }
+      line = {"step": step} | clocks | scalars
       self._file.write(json.dumps(line) + "\n")
       self._file.flush()
       for name, value in scalars.items():
         self._events.add_scalar(name, value, step)
       self._show(step, scalars)
     return scalars
+
+  def _goodput(self):
+    """Share of the time since the stage first began that its steps needed.
+
+    A step needs the median; compilation, saving, probes, the wait for a
+    machine and steps that a kill made vain are what is missing to 1.
+    """
+    needed = len(self._took) * statistics.median(self._took)
+    return min(needed / max(time.time() - self._born, 1e-9), 1.0)
 
   def _show(self, step, scalars):
     shown = [f"{n} {scalars[n]:.3f}" for n in self._headline if n in scalars]

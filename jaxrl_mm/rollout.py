@@ -80,8 +80,9 @@ def rollout(
 
 def uniform_groups(rolled: Rollout, samples: int) -> int:
   """Groups whose rules gave all rows the same, in all processes."""
-  uniform = np.sum(_is_uniform(rolled.scores.verifiable, samples))
-  return round(sharding.sum_over_processes(float(uniform)))
+  share = np.mean(_is_uniform(rolled.scores.verifiable, samples))
+  groups = rolled.trajectories.group.shape[0] // samples
+  return round(sharding.mean_over_processes(float(share)) * groups)
 
 
 def _is_uniform(verifiable, samples):
@@ -101,16 +102,17 @@ def refill(old: Rollout, new: Rollout, samples: int, mesh: Mesh) -> Rollout:
     mesh: on which the rows live.
   """
   shards = math.prod(mesh.shape[axis] for axis in sharding.BATCH_AXES)
+  mine = len(sharding.local_rows(mesh, shards))
   source = _sources(
     _is_uniform(old.scores.verifiable, samples),
     ~_is_uniform(new.scores.verifiable, samples),
-    shards // jax.process_count(),
+    mine,
   )
   rows = (source[:, None] * samples + np.arange(samples)).reshape(-1)
   replaced = np.repeat(source >= 0, samples)
   where = sharding.to_device((rows.astype(np.int32), replaced), mesh)
   trajectories = _replace(old.trajectories, new.trajectories, *where)
-  here = _row_numbers(rows, shards // jax.process_count())
+  here = _row_numbers(rows, mine)
   choose = lambda a, b: np.where(replaced, b[here], a)
   scores = old.scores._replace(
     total=choose(old.scores.total, new.scores.total),

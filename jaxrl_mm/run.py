@@ -6,7 +6,8 @@ started again walks through all its stages.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -207,25 +208,25 @@ def run(e: Experiment, workdir: Path) -> dict[str, Any]:
   mesh = sharding.make_mesh(e.mesh.data, e.mesh.fsdp, e.mesh.tensor)
   check_stages(e)
   experiment.check(e, mesh.shape["data"] * mesh.shape["fsdp"])
-  experiment.claim_folder(workdir, e)
+  claim(workdir, e)
   setting = make_setting(e, mesh)
   opened = open_sources(e, setting, workdir)
   with jax.set_mesh(mesh):
     check_facts(e, opened.prompts)
-    probe = make_blindness(setting, opened.held_out, e.evaluation.batch)
+    sizes = e.evaluation.batch, e.evaluation.micro_batch
+    probe = make_blindness(setting, opened.held_out, *sizes)
     r = Run(e, setting, opened, probe, workdir)
     measure = make_measure(r)
     models = Models(policy=weights.initial(e, mesh))
     check_optimizers(e, models.policy)
     told = summary.read(workdir)
+    check_room(e, workdir, models.policy, told["stages"])
     for name in e.stages:
       models = STAGES[name](r, models)
       if name not in told["stages"]:
-        found = (
-          difficulty.shares(_labels(r))
-          if name == "difficulty"
-          else measure(name, models)
-        )
+        # The stage that trains nothing is told by what it found.
+        labels = _labels(r) if name == "difficulty" else None
+        found = difficulty.shares(labels) if labels else measure(name, models)
         told["stages"][name] = summary.describe_stage(workdir / name, found)
         summary.write(workdir, told)
   summary.show(told, workdir)
@@ -234,6 +235,54 @@ def run(e: Experiment, workdir: Path) -> dict[str, Any]:
   if jax.process_index() == 0:
     print(f"To look at: {report.write(workdir)}")
   return told
+
+
+def claim(workdir: Path, e: Experiment) -> None:
+  """Makes the folder this run's, on the first process; all see it.
+
+  Raises:
+    InputError: see `claim_folder`; or a process cannot write there, or sees
+      another folder of that name.
+  """
+  problem = ""
+  if jax.process_index() == 0:
+    try:
+      experiment.claim_folder(workdir, e)
+    except InputError as error:
+      problem = str(error)
+  problem = sharding.of_first_process(problem)
+  problem = problem or experiment.unwritable(workdir, jax.process_index())
+  if sharding.sum_over_processes(float(bool(problem))):
+    raise InputError(
+      problem or f"another process cannot use {workdir}; its message says why"
+    )
+
+
+def check_room(
+  e: Experiment, workdir: Path, params: Params, done: Collection[str]
+) -> None:
+  """Raises InputError if the disk is too full for the checkpoints to come.
+
+  Args:
+    e: the experiment.
+    workdir: folder of the run.
+    params: weights; a stage saves those it trains, with two moments each.
+    done: stages that will not save again.
+  """
+  need = 0
+  for name in e.stages:
+    for optimizer, _ in experiment.trainings(e, name).values():
+      trained, _ = split_trainable(optimizer, params)
+      moments = sum(8 * x.size for x in jax.tree.leaves(trained))
+      size = sum(x.nbytes for x in jax.tree.leaves(trained)) + moments
+      need += 0 if name in done else e.loop.keep * size
+  free = shutil.disk_usage(workdir).free
+  if free < need:
+    raise InputError(
+      f"the checkpoints of this run take about {need / 1e9:.1f} GB and "
+      f"{workdir} has {free / 1e9:.1f} GB left; free some, choose another "
+      "--workdir, or lower config.loop.keep"
+    )
 
 
 def make_probe(r: Run) -> Callable[[Params], dict[str, float]]:
@@ -332,6 +381,7 @@ def make_setting(e: Experiment, mesh: jax.sharding.Mesh) -> Setting:
     mesh=mesh,
     loop=e.loop,
     seed=e.seed,
+    profile=experiment.profiled(e),
   )
 
 

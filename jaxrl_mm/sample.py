@@ -24,13 +24,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxrl_mm import experiment, run, sharding, weights
-from jaxrl_mm.data import loader, sources
+from jaxrl_mm import run, sharding, weights
+from jaxrl_mm.data import loader, pictures
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.sources import Example
 from jaxrl_mm.data.tokenizer import Tokenizer
 from jaxrl_mm.errors import InputError
-from jaxrl_mm.experiment import DataConfig, Experiment
+from jaxrl_mm.experiment import Experiment
 from jaxrl_mm.models.config import ModelConfig
 from jaxrl_mm.models.huggingface import families
 from jaxrl_mm.sampling.decode import Sampling
@@ -38,7 +38,6 @@ from jaxrl_mm.sampling.schedule import Heard, Schedule, Stop, make_sampler
 from jaxrl_mm.structs import Patches, Prompts
 from jaxrl_mm.train.loop import Setting
 
-TILES = 12  # of a picture at most, as published InternVLs are used
 TOKENS_AT_ONCE = 4  # few enough that the text seems to flow
 ANY_LENGTH = 1 << 20  # tokens; the padding is cut off again
 
@@ -68,19 +67,20 @@ def sample(args: argparse.Namespace, write: Callable[[str], Any]) -> Speed:
     InputError: the folder holds no model, a picture cannot be read or the
       model sees none, or the question is too long.
   """
-  pictures = [sources.read_picture(path, "--image") for path in args.image]
-  e = describe(args.model, len(pictures), args.max_tokens)
-  if pictures and e.model.vision is None:
+  look = lambda path: pictures.read(str(path), Path(), "--image")
+  seen = [look(path) for path in args.image]
+  e = describe(args.model, len(seen), args.max_tokens)
+  if seen and e.model.vision is None:
     raise InputError(
       f"{args.model} is a model of text alone; leave out --image, or name a "
       "vision-language model"
     )
   mesh, ends = make_mesh(e.model), end_tokens(e)
   setting = run.make_setting(e, mesh)
-  prompts = encode(setting, args.prompt, pictures)
+  prompts = encode(setting, args.prompt, seen)
   check_length(e, prompts.tokens.shape[1], args.max_tokens)
   with jax.set_mesh(mesh):
-    params = read_weights(e, args.model, mesh)
+    params = weights.of_folder(e, args.model, mesh)
     heard, speed = make_listener(setting.tokenizer, ends, write)
     answer = make_sampler(
       e.model,
@@ -106,7 +106,7 @@ def make_sampling(setting: Setting, args: argparse.Namespace) -> Sampling:
 
 def describe(folder: Path, pictures: int, max_tokens: int) -> Experiment:
   """The model of a run or of a published checkpoint, with room to answer."""
-  e = experiment.read(folder) if is_run(folder) else published(folder)
+  e = weights.describe(folder)
   data = dataclasses.replace(
     e.data,
     prompt_tokens=ANY_LENGTH,
@@ -118,25 +118,6 @@ def describe(folder: Path, pictures: int, max_tokens: int) -> Experiment:
   return dataclasses.replace(e, data=data)
 
 
-def is_run(folder: Path) -> bool:
-  """Whether config.json is that of a run; published ones name their model."""
-  try:
-    return "stages" in json.loads((folder / "config.json").read_text())
-  except (OSError, ValueError):
-    return False
-
-
-def published(folder: Path) -> Experiment:
-  """A checkpoint as it is on the hub."""
-  # The cores of most CPUs have no bfloat16.
-  dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-  model = dataclasses.replace(
-    families.read_config(folder), dtype=dtype, param_dtype=dtype
-  )
-  data = DataConfig(max_tiles=TILES)
-  return Experiment(model=model, pretrained=str(folder), data=data)
-
-
 def make_mesh(model: ModelConfig) -> Mesh:
   """As many devices as the weights can be cut over, for one row has one."""
   d, devices = model.decoder, jax.local_devices()
@@ -144,24 +125,17 @@ def make_mesh(model: ModelConfig) -> Mesh:
   return sharding.make_mesh(1, 1, count, devices[:count])
 
 
-def read_weights(e: Experiment, folder: Path, mesh: Mesh):
-  """Those a run has reached, or the published ones."""
-  if is_run(folder):
-    return weights.final(e, folder, mesh)
-  return weights.initial(e, mesh)
-
-
 def encode(
-  setting: Setting, question: str, pictures: Sequence[np.ndarray]
+  setting: Setting, question: str, seen: Sequence[np.ndarray]
 ) -> Prompts:
   """One prompt without padding and without room for more pictures."""
-  example = Example("--prompt", tuple(pictures), question, "")
+  example = Example("--prompt", tuple(seen), question, "")
   row = loader.encode_prompt(example, 0, setting.tokenizer, setting.layout)
   row = row._replace(
     tokens=row.tokens[row.mask],
     mask=row.mask[row.mask],
     positions=None if row.positions is None else row.positions[row.mask],
-    images=_used(setting, row) if pictures else None,
+    images=_used(setting, row) if seen else None,
   )
   return jax.tree.map(lambda x: x[None], row)
 

@@ -176,8 +176,18 @@ def by_table(
   return pytree.map_with_name(place, params)
 
 
+def local_rows(mesh: Mesh, count: int) -> list[int]:
+  """Which of `count` rows the devices of this process hold.
+
+  Where an axis that does not cut the batch spans several processes, all of
+  them hold the same rows.
+  """
+  held = rows(mesh).addressable_devices_indices_map((count,)).values()
+  return sorted({i for (cut,) in held for i in range(count)[cut]})
+
+
 def to_device(tree: Any, mesh: Mesh) -> Any:
-  """Host rows of this process -> global arrays cut over the batch axes."""
+  """The `local_rows` of this process -> arrays cut over the batch axes."""
   return jax.tree.map(
     lambda x: jax.make_array_from_process_local_data(rows(mesh), np.asarray(x)),
     tree,
@@ -222,12 +232,25 @@ def mean_over_processes(x: float) -> float:
 
 
 def gather_numbers(numbers: Sequence[int]) -> list[int]:
-  """The numbers of all processes, sorted, the same on all of them."""
+  """The numbers of all processes, sorted, each once, the same on all."""
   if jax.process_count() == 1:
-    return sorted(numbers)
+    return sorted(set(numbers))
   # Only arrays of one size can be gathered.
   lengths = multihost_utils.process_allgather(np.array(len(numbers)))
   padded = np.full(lengths.max(), -1)
   padded[: len(numbers)] = numbers
   every = multihost_utils.process_allgather(padded).ravel()
-  return sorted(int(n) for n in every if n >= 0)
+  return sorted({int(n) for n in every if n >= 0})
+
+
+def of_first_process(text: str) -> str:
+  """The text of the first process, on all of them: it decides."""
+  if jax.process_count() == 1:
+    return text
+  raw = np.frombuffer(text.encode(), np.uint8)
+  size = int(multihost_utils.broadcast_one_to_all(np.int64(len(raw))))
+  if not size:
+    return ""
+  padded = np.zeros(size, np.uint8)
+  padded[: min(size, len(raw))] = raw[:size]
+  return bytes(multihost_utils.broadcast_one_to_all(padded)).decode()

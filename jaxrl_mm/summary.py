@@ -7,13 +7,15 @@ from typing import Any
 
 import jax
 
-from jaxrl_mm import metrics
+from jaxrl_mm import metrics, sharding
+from jaxrl_mm.structs import Number
 
 
 def read(workdir: Path) -> dict[str, Any]:
-  """The summary so far."""
+  """The summary so far, as the first process has it."""
   path = workdir / "summary.json"
-  return json.loads(path.read_text()) if path.exists() else {"stages": {}}
+  known = path.read_text() if path.exists() else '{"stages": {}}'
+  return json.loads(sharding.of_first_process(known))
 
 
 def write(workdir: Path, summary: dict[str, Any]) -> None:
@@ -24,7 +26,7 @@ def write(workdir: Path, summary: dict[str, Any]) -> None:
     )
 
 
-def describe_stage(folder: Path, held_out: dict[str, float]) -> dict[str, Any]:
+def describe_stage(folder: Path, held_out: dict[str, Number]) -> dict[str, Any]:
   """What the summary says of a stage: held-out results and its own means.
 
   Args:

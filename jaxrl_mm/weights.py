@@ -6,16 +6,44 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from jaxrl_mm import pytree
+from jaxrl_mm import experiment, pytree
 from jaxrl_mm.checkpoint import Checkpoints
 from jaxrl_mm.errors import InputError
-from jaxrl_mm.experiment import Experiment, trainings
+from jaxrl_mm.experiment import DataConfig, Experiment, trainings
 from jaxrl_mm.models import lora, vlm
 from jaxrl_mm.models.config import ModelConfig
 from jaxrl_mm.models.huggingface import families, load
 from jaxrl_mm.models.param_axes import param_shardings
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.optimizer import split_trainable
+
+# As published models are used; InternVLs take a picture in up to 12 tiles.
+PUBLISHED = DataConfig(
+  prompt_tokens=16384, completion_tokens=8192, max_tiles=12
+)
+
+
+def describe(folder: Path) -> Experiment:
+  """What a run was made of, or a published checkpoint as an experiment.
+
+  Raises:
+    InputError: the folder holds neither.
+  """
+  if experiment.is_run(folder):
+    return experiment.read(folder)
+  # The cores of most CPUs have no bfloat16.
+  dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+  model = dataclasses.replace(
+    families.read_config(folder), dtype=dtype, param_dtype=dtype
+  )
+  return Experiment(model=model, pretrained=str(folder), data=PUBLISHED)
+
+
+def of_folder(e: Experiment, folder: Path, mesh: Mesh) -> Params:
+  """Those a run has reached, or the published ones; `e` is of `describe`."""
+  if experiment.is_run(folder):
+    return final(e, folder, mesh)
+  return initial(e, mesh)
 
 
 def initial(e: Experiment, mesh: Mesh) -> Params:
@@ -40,6 +68,17 @@ def initial(e: Experiment, mesh: Mesh) -> Params:
 def _placed(make, mesh, *args):
   layout = param_shardings(mesh, jax.eval_shape(make, *args))
   return jax.jit(make, out_shardings=layout)(*args)
+
+
+def shapes(e: Experiment) -> Params:
+  """Shapes of the weights that `initial` gives, wherever they come from."""
+
+  def make():
+    key = jax.random.key(e.seed)
+    params = vlm.init(e.model, key)
+    return lora.attach(e.lora, params, key) if e.lora else params
+
+  return jax.eval_shape(make)
 
 
 def check_sizes(wanted: ModelConfig, found: ModelConfig, folder: Path) -> None:

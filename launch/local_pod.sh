@@ -2,7 +2,8 @@
 # Runs the trainer as N processes of this machine, as a pod would.
 #   launch/local_pod.sh N --config=configs/NAME.py --workdir=DIR [flags]
 # PYTHON names the interpreter, DEVICES how many CPU devices a process has.
-# The first process to fail ends the others; Ctrl-C ends all.
+# The first process to fail is named and ends the others; SIGTERM and Ctrl-C
+# reach all of them.
 set -euo pipefail
 
 if [[ ! ${1:-} =~ ^[1-9][0-9]*$ ]]; then
@@ -21,19 +22,30 @@ export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=${DEVICE
 
 pids=()
 stop() { kill "${pids[@]}" 2>/dev/null || true; }
-trap 'stop; exit 130' INT TERM
+# To all, which save and end by themselves.
+trap stop INT TERM
 for ((i = 0; i < processes; i++)); do
   JAXRL_PROCESS=$i "$python" -m jaxrl_mm.main "$@" &
   pids+=($!)
 done
 
-status=0
-for ((i = 0; i < processes; i++)); do
-  wait -n || {
-    status=$?
+status=0 left=$processes
+while ((left)); do
+  ended='' code=0
+  wait -n -p ended "${pids[@]}" || code=$?
+  [[ $ended ]] || continue # a signal came, not the end of a process
+  ((left--)) || true
+  for i in "${!pids[@]}"; do
+    [[ ${pids[i]} == "$ended" ]] && unset "pids[i]" && break
+  done
+  if ((code && !status)); then
+    status=$code
+    echo "process $i of $processes ended with code $code" >&2
     stop
-    break
-  }
+    # Those that wait for the dead one in a collective hear no signal.
+    (sleep "${GRACE_SECONDS:-30}" && kill -9 "${pids[@]}" 2>/dev/null) &
+    killer=$!
+  fi
 done
-wait
+[[ ${killer:-} ]] && kill "$killer" 2>/dev/null
 exit "$status"

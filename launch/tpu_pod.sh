@@ -97,17 +97,30 @@ acquire() {
   done
 }
 
+# attempt MESSAGE COMMAND...: a step whose failure is told and handed on.
+attempt() {
+  local message=$1
+  shift
+  "$@" || {
+    echo "error: $message" >&2
+    return 1
+  }
+}
+
 install() {
-  local archive
-  archive=$(mktemp -d)/jaxrl_mm.tgz
-  run git archive --format=tgz --output "$archive" HEAD
-  run gcloud compute tpus tpu-vm scp "$archive" "$name:jaxrl_mm.tgz" \
-    --zone "$zone" --worker all
-  on_all all "set -e
-    mkdir -p jaxrl_mm && tar -xzf jaxrl_mm.tgz -C jaxrl_mm && cd jaxrl_mm
-    python3.11 -m venv .venv
-    .venv/bin/pip install --quiet -c launch/constraints.txt -e '.[tpu]'
-    ${bucket:+mkdir -p ~/bucket && { mountpoint -q ~/bucket || gcsfuse --implicit-dirs $(printf %q "$bucket") ~/bucket; }}"
+  local folder
+  folder=$(mktemp -d)
+  trap 'rm -rf "$folder"' RETURN
+  attempt "could not pack this checkout" \
+    run git archive --format=tgz --output "$folder/jaxrl_mm.tgz" HEAD &&
+    attempt "could not copy the code to $name" \
+      run gcloud compute tpus tpu-vm scp "$folder/jaxrl_mm.tgz" \
+      "$name:jaxrl_mm.tgz" --zone "$zone" --worker all &&
+    attempt "could not install on $name" on_all all "set -e
+      mkdir -p jaxrl_mm && tar -xzf jaxrl_mm.tgz -C jaxrl_mm && cd jaxrl_mm
+      python3.11 -m venv .venv
+      .venv/bin/pip install --quiet -c launch/constraints.txt -e '.[tpu]'
+      ${bucket:+mkdir -p ~/bucket && { mountpoint -q ~/bucket || gcsfuse --implicit-dirs $(printf %q "$bucket") ~/bucket; }}"
 }
 
 # Only the first process prints, so all workers share this terminal.
@@ -116,15 +129,22 @@ start() {
 jaxrl_mm.main$(printf ' %q' "--config=$config" "--workdir=$workdir" "${flags[@]}")"
 }
 
+# The state follows a while after the machines are gone.
+taken_away() {
+  [[ $spot ]] || return 1
+  for _ in 1 2 3; do
+    [[ $(state) == ACTIVE ]] || return 0
+    sleep "${POLL_SECONDS:-30}"
+  done
+  return 1
+}
+
 while true; do
-  acquire || {
-    [[ $spot ]] || fail "$name is $(state); see it with gcloud"
-    continue
-  }
-  if install && start; then
+  if acquire && install && start; then
     exit 0
   fi
-  [[ $spot && $(state) != ACTIVE ]] ||
-    fail "the run failed on $name; it is still there, --delete removes it"
+  taken_away ||
+    fail "the run failed on $name ($(state)); --delete removes what is there"
   echo "$(date +%T) $name was taken away; asking for it again"
+  sleep "${POLL_SECONDS:-30}"
 done

@@ -23,6 +23,7 @@ LAYERS = {
     "optimizer",
     "train_state",
     "checkpoint",
+    "preemption",
     "metrics",
   ),
   4: ("rollout",),

@@ -9,7 +9,7 @@ import pytest
 
 from jaxrl_mm import experiment
 from jaxrl_mm.errors import InputError
-from jaxrl_mm.experiment import Experiment
+from jaxrl_mm.experiment import Experiment, MeshConfig
 from jaxrl_mm.models import config as models
 from jaxrl_mm.train.loop import LoopConfig
 from jaxrl_mm.train.policy import PolicyConfig
@@ -64,6 +64,15 @@ def test_an_unknown_value_is_named():
       "config.policy.algorithm: .*clipp",
     ),
     ({"policy": PolicyConfig(weights={"beauty": 1.0})}, "weights has 'beauty'"),
+    (
+      {"policy": PolicyConfig(cache="int4")},
+      "policy.cache is 'int4'; known are model, int8",
+    ),
+    (
+      {"policy": PolicyConfig(decode_weights="x")},
+      "policy.decode_weights is 'x'; known are model, int8",
+    ),
+    ({"policy": PolicyConfig(stop=("a", ""))}, "stop has an empty string"),
     (
       {"evaluation": experiment.EvaluationConfig(size=100, batch=64)},
       r"config.evaluation.size \(100\)",
@@ -124,3 +133,34 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 def test_a_bucket_is_no_folder():
   with pytest.raises(InputError, match="mount the bucket"):
     experiment.claim_folder(Path("gs://bucket/run"), DEMO)
+
+
+def test_the_steps_to_trace():
+  of = lambda text: experiment.profiled(
+    dataclasses.replace(DEMO, profile_steps=text)
+  )
+  assert of("10:12") == range(10, 13)
+  assert len(of("")) == 0
+  for wrong in ("10", "12:10", "0:3", "a:b"):
+    with pytest.raises(InputError, match="such as 10:12"):
+      of(wrong)
+
+
+def test_a_run_may_go_on_elsewhere_and_be_traced(tmp_path):
+  experiment.claim_folder(tmp_path, DEMO)
+  mesh = MeshConfig(fsdp=2)
+  other = dataclasses.replace(DEMO, profile_steps="3:4", mesh=mesh)
+  experiment.claim_folder(tmp_path, other)
+
+
+def test_a_folder_that_a_process_cannot_use(tmp_path, monkeypatch):
+  assert "all hosts share" in experiment.unwritable(tmp_path, 1)
+  experiment.claim_folder(tmp_path, DEMO)
+  assert experiment.unwritable(tmp_path, 1) == ""
+  assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+  def full(*_):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(type(tmp_path), "write_text", full)
+  assert "No space left" in experiment.unwritable(tmp_path, 1)

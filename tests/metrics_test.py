@@ -5,6 +5,7 @@ import time
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from jaxrl_mm import metrics
 
@@ -24,6 +25,26 @@ def test_one_line_a_step(tmp_path):
   assert [line["loss"] for line in lines] == [1.0, 2.0]
   assert abs(lines[1]["tokens_per_second"] - 4) < 1e-6
   assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_goodput_is_what_the_steps_needed_of_the_wall(tmp_path, monkeypatch):
+  now = [100.0]
+  monkeypatch.setattr(time, "time", lambda: now[0])
+  monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+  row = {"tokens": 8}
+
+  def write(start, numbers, seconds):
+    with metrics.MetricsWriter(tmp_path, start, 10, ()) as writer:
+      for n in numbers:
+        now[0] += seconds[n]
+        writer.write(n, row, now[0])
+
+  write(0, (1, 2, 3), {1: 8, 2: 2, 3: 2})  # the first compiles
+  now[0] += 20  # the machine was away
+  write(2, (3, 4), {3: 2, 4: 2})
+  lines = metrics.read_lines(tmp_path / "metrics.jsonl")
+  assert lines[1]["goodput"] == 1.0  # 2 steps of 5 s, the median so far
+  assert lines[3]["goodput"] == pytest.approx(4 * 2 / 36)
 
 
 def test_a_continued_run_drops_the_steps_it_repeats(tmp_path):

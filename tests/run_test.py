@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -30,6 +32,21 @@ def test_a_small_vocabulary_is_refused():
 def test_an_unknown_stage_is_named():
   with pytest.raises(InputError, match="'dpo'; known are .*sft.*policy"):
     run.check_stages(dataclasses.replace(DEMO, stages=("sft", "dpo")))
+
+
+def test_a_disk_without_room_for_the_checkpoints(tmp_path, monkeypatch):
+  weights = {"decoder": {"up": jnp.zeros((250, 1000))}}
+  free = lambda left: monkeypatch.setattr(
+    run.shutil, "disk_usage", lambda _: SimpleNamespace(free=left)
+  )
+  check = lambda done: run.check_room(DEMO, tmp_path, weights, done)
+  # 12 bytes a weight with its moments, 2 stages, 2 checkpoints of each.
+  free(12_000_000)
+  check(())
+  free(11_999_999)
+  with pytest.raises(InputError, match="about 0.0 GB.*lower config.loop.keep"):
+    check(())
+  check(("sft",))
 
 
 def test_several_pictures_have_room():

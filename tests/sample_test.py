@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from jaxrl_mm import experiment, run, sample, sharding, weights
-from jaxrl_mm.data import loader, sources
+from jaxrl_mm.data import loader, pictures
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.sources import Example
 from jaxrl_mm.errors import InputError
@@ -45,11 +46,11 @@ def _answer(folder, *images, length=6):
 
 def _expected(greedy, folder, *images, length=6):
   """The same from a padded prompt with room for more, on one device."""
-  pictures = tuple(sources.read_picture(path, "") for path in images)
+  seen = tuple(pictures.read(str(path), Path(), "") for path in images)
   e = sample.describe(folder, len(images) + 1, length)
   setting = run.make_setting(e, sharding.make_mesh())
   row = loader.encode_prompt(
-    Example("", pictures, QUESTION, ""),
+    Example("", seen, QUESTION, ""),
     0,
     setting.tokenizer,
     loader.Layout(1024, length, setting.layout.pictures, setting.layout.markup),
@@ -95,7 +96,7 @@ def test_a_run_answers_with_what_it_has_learned(tmp_path, monkeypatch):
   assert e.model == demo.model and e.data.completion_tokens == 5
   monkeypatch.setattr(weights, "final", lambda e, at, mesh: (e.seed, at))
   mesh = sample.make_mesh(e.model)
-  assert sample.read_weights(e, folder, mesh) == (0, folder)
+  assert weights.of_folder(e, folder, mesh) == (0, folder)
 
 
 def test_characters_are_written_when_they_are_whole():

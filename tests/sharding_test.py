@@ -151,3 +151,27 @@ def test_replicated_puts_the_whole_on_every_device(mesh):
 
 def test_one_process_sums_its_own_number_alone():
   assert sharding.sum_over_processes(2.5) == 2.5
+
+
+def test_one_process_holds_all_rows():
+  assert sharding.local_rows(sharding.make_mesh(4, 1, 2), 8) == list(range(8))
+
+
+def test_the_rows_of_the_devices_of_a_process(monkeypatch):
+  """As two processes with four devices each would hold them."""
+  of = type(sharding.rows(sharding.make_mesh()))
+  everywhere = of.devices_indices_map
+
+  def half(layout, shape):
+    places = everywhere(layout, shape)
+    return {d: cut for d, cut in places.items() if d.id in (2, 3, 6, 7)}
+
+  monkeypatch.setattr(of, "addressable_devices_indices_map", half)
+  rows = lambda *sizes: sharding.local_rows(sharding.make_mesh(*sizes), 8)
+  assert rows(8) == [2, 3, 6, 7]
+  assert rows(4, 1, 2) == [2, 3, 6, 7]
+  assert rows(2, 1, 4) == list(range(8))  # both processes read all of them
+
+
+def test_the_text_of_the_first_process():
+  assert sharding.of_first_process("grüße") == "grüße"

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import grain
+import jax
 import numpy as np
 
 from jaxrl_mm.data import images, patches, templates
@@ -13,6 +14,8 @@ from jaxrl_mm.data.sources import Example, Source
 from jaxrl_mm.data.tokenizer import Tokenizer
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.structs import Demonstrations, Pairs, Prompts
+
+_ENDLESS = 1 << 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +91,21 @@ def encode_prompt(
   )
 
 
+def prompt_shapes(layout: Layout, rows: int) -> Prompts:
+  """Shapes of a batch of `encode_prompt`'s rows, without a prompt."""
+  blank = images.encode((), layout.pictures, name="")
+  length = layout.prompt_tokens
+  row = Prompts(
+    tokens=np.zeros(length, np.int32),
+    mask=np.zeros(length, bool),
+    images=blank.images,
+    group=np.int32(0),
+    positions=None if blank.grids is None else np.zeros((length, 3), np.int32),
+  )
+  shape = lambda x: jax.ShapeDtypeStruct((rows, *np.shape(x)), x.dtype)
+  return jax.tree.map(shape, row)
+
+
 def encode_demonstration(
   example: Example, number: int, tokenizer: Tokenizer, layout: Layout
 ) -> Demonstrations:
@@ -139,33 +157,32 @@ def batches(
   batch_size: int,
   *,
   seed: int,
-  process: int = 0,
-  processes: int = 1,
+  rows: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
   """Endless shuffled batches; each process reads only its own rows.
 
   The iterator has grain's `get_state()` and `set_state(state)`: a run that
-  is continued sees the batches it would have seen. `group` numbers the draws
-  of the whole run, so no two rows of different draws share a number.
+  is continued sees the batches it would have seen, on any number of
+  processes. `group` numbers the draws of the whole run, so no two rows of
+  different draws share a number.
 
   Args:
     source: the examples.
     encode: `(example, number) -> row of arrays`.
-    batch_size: rows of this process.
+    batch_size: rows of all processes.
     seed: of the shuffle, which differs from epoch to epoch.
-    process, processes: which part of the data this process reads.
+    rows: which of them this process reads; None for all.
   """
-  encoded = lambda index, example: (
-    encode(example, index * processes + process),
-    example,
-  )
-  dataset = (
-    grain.MapDataset.source(source)
-    .seed(seed)
-    .shuffle()
-    .repeat()[process::processes]
-    .map_with_index(encoded)
-    .batch(batch_size, batch_fn=stack)
-  )
+  rows = range(batch_size) if rows is None else rows
+  drawn = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+
+  def read(index):
+    batch, place = divmod(index, len(rows))
+    number = batch * batch_size + rows[place]
+    example = drawn[number]
+    return encode(example, number), example
+
+  dataset = grain.MapDataset.range(_ENDLESS).map(read)
+  dataset = dataset.batch(len(rows), batch_fn=stack)
   options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
   return iter(dataset.to_iter_dataset(options))

@@ -39,26 +39,17 @@ from rich.progress import (
   TimeRemainingColumn,
 )
 
-from jaxrl_mm import experiment, metrics, run, sharding, weights
-from jaxrl_mm.data import templates
-from jaxrl_mm.data import tokenizer as tok
-from jaxrl_mm.data.images import Tiles
-from jaxrl_mm.data.loader import Layout
-from jaxrl_mm.data.patches import Patching
+from jaxrl_mm import metrics, run, sharding, weights
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.evaluate import answers, benchmarks, pairwise, table
 from jaxrl_mm.evaluate.answers import Drawing
 from jaxrl_mm.evaluate.items import Benchmark, Item
 from jaxrl_mm.evaluate.run import Protocol, run_benchmark
-from jaxrl_mm.models.config import ModelConfig, VisionConfig
-from jaxrl_mm.models.huggingface import families, load
+from jaxrl_mm.experiment import Experiment
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.rewards.endpoint import Endpoint
 from jaxrl_mm.rewards.judge import Judge, JudgeDown
-from jaxrl_mm.train.loop import LoopConfig, Setting
-
-# Of a published checkpoint; a run has its own.
-PROMPT_TOKENS, MAX_TOKENS = 16384, 8192
+from jaxrl_mm.train.loop import Setting
 
 Work = dict[str, tuple[Benchmark, list[Item]]]
 
@@ -211,65 +202,22 @@ def make_judge(args: argparse.Namespace) -> Judge | None:
 # ---------------------------------------------------------------- the model
 def load_model(args: argparse.Namespace, mesh: Mesh) -> tuple[Setting, Params]:
   """A published checkpoint, or the weights a run has reached."""
-  if _is_run(args.model):
-    e = experiment.read(args.model)
-    setting, params = (
-      run.make_setting(e, mesh),
-      weights.final(e, args.model, mesh),
-    )
-  else:
-    config = families.read_config(args.model)
-    config = dataclasses.replace(config, param_dtype=args.dtype)
-    setting = make_setting(args, config, mesh)
-    params = load.load_params(args.model, config, mesh)
-  layout = dataclasses.replace(
-    setting.layout,
-    prompt_tokens=args.prompt_tokens or setting.layout.prompt_tokens,
-    completion_tokens=args.max_tokens or setting.layout.completion_tokens,
-  )
-  return dataclasses.replace(setting, layout=layout, seed=args.seed), params
+  e = describe(args)
+  return run.make_setting(e, mesh), weights.of_folder(e, args.model, mesh)
 
 
-def _is_run(folder: Path) -> bool:
-  with contextlib.suppress(OSError, ValueError):
-    return "stages" in json.loads((folder / "config.json").read_text())
-  return False
-
-
-def make_setting(
-  args: argparse.Namespace, config: ModelConfig, mesh: Mesh
-) -> Setting:
-  """What the answers of a published checkpoint need besides its weights."""
-  pictures, markup = _pictures(args, config)
-  tokenizer = tok.load(str(args.model))
-  return Setting(
-    model=config,
-    tokenizer=tokenizer,
-    image_token=templates.image_token(tokenizer, markup),
-    layout=Layout(PROMPT_TOKENS, MAX_TOKENS, pictures, markup),
-    mesh=mesh,
-    loop=LoopConfig(),
-    seed=args.seed,
-  )
-
-
-def _pictures(args, config: ModelConfig):
-  """How a family cuts a picture and writes it into a prompt."""
-  v = config.vision
-  if v is None:
-    return None, templates.TEXT
-  if isinstance(v, VisionConfig):
-    tokens = (v.side // config.shuffle) ** 2
-    return Tiles(args.max_tiles, v.image_size, tokens), templates.INTERNVL
-  patching = Patching(
-    windows=0,  # As many as are needed.
-    max_pixels=args.max_pixels,
-    patch_size=v.patch_size,
-    window=v.window,
-    shuffle=config.shuffle,
-    tower_frames=v.frames,
-  )
-  return patching, templates.QWEN
+def describe(args: argparse.Namespace) -> Experiment:
+  """The model, with the room that the command line gives its questions."""
+  e = weights.describe(args.model)
+  given = {
+    "prompt_tokens": args.prompt_tokens,
+    "completion_tokens": args.max_tokens,
+    "max_tiles": args.max_tiles,
+    "max_pixels": args.max_pixels,
+  }
+  given = {name: value for name, value in given.items() if value is not None}
+  data = dataclasses.replace(e.data, **given)
+  return dataclasses.replace(e, data=data, seed=args.seed)
 
 
 def check_model(setting: Setting, work: Work, args: argparse.Namespace) -> None:
@@ -303,8 +251,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
   add("--seed", type=int, default=0)
   add("--max-tokens", type=int, help="of an answer")
   add("--prompt-tokens", type=int, help="config.data.prompt_tokens")
-  add("--max-tiles", type=int, default=12, help="of a picture, for InternVL")
-  add("--max-pixels", type=int, default=1003520, help="the same for Qwen2.5-VL")
+  add("--max-tiles", type=int, help="of a picture, for InternVL")
+  add("--max-pixels", type=int, help="the same for Qwen2.5-VL")
   add("--both-orders", action="store_true", help="of the two responses")
   add("--limit", type=int, help="the first items only, to try")
   add("--judge", metavar="URL", help="OpenAI-compatible, up to /v1")
@@ -312,7 +260,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
   add("--batch", type=int, default=64, help="questions asked at once")
   add("--slots", type=int, default=256, help="answers written at once")
   add("--tensor", type=int, default=1, help="devices along the tensor axis")
-  add("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
   return parser.parse_args(argv)
 
 

@@ -23,11 +23,13 @@ class EvaluationConfig:
     source: see `data.sets.open_source`.
     size: questions.
     batch: questions answered at once.
+    micro_batch: answers a device scores at once, at most.
   """
 
   source: str = "digits/test"
   size: int = 1024
   batch: int = 512
+  micro_batch: int = 512
 
 
 def make_evaluator(
@@ -59,7 +61,7 @@ def make_evaluator(
       prefix = setting.layout.prefix
       scores = grade(terms, setting.tokenizer, tokens, batch, prefix)
       for name, raw in scores.terms.items():
-        totals[name] += sharding.sum_over_processes(float(raw.sum()))
-    return {name: total / config.size for name, total in totals.items()}
+        totals[name] += sharding.mean_over_processes(float(raw.mean()))
+    return {name: total / len(batches) for name, total in totals.items()}
 
   return evaluate

@@ -84,7 +84,8 @@ def make_preference(setting: Setting, params: Params) -> Answer:
   that score the same. A response is scored behind its question in the chat
   form, as Skywork-VL Reward has it (https://arxiv.org/abs/2505.07263).
   """
-  score = make_score(setting, 2)
+  # Long texts: one pair of a device at a time.
+  score = make_score(setting, 2, micro_batch=2)
 
   def answer(asks: list[Ask]) -> list[list[str]]:
     questions = [_example(ask, ask.item.question) for ask in asks]

@@ -22,7 +22,7 @@ from jaxrl_mm.train.sample import make_sample, read_prompts
 
 
 def make_blindness(
-  setting: Setting, source: Source, size: int
+  setting: Setting, source: Source, size: int, micro_batch: int
 ) -> Callable[[Params], dict[str, float]]:
   """A function from weights to three numbers on the first `size` questions.
 
@@ -35,6 +35,7 @@ def make_blindness(
     setting: shared by all stages.
     source: questions.
     size: how many; all are asked at once.
+    micro_batch: answers a device scores at once, at most.
 
   Returns:
     The function; of a model of text alone it has nothing to tell.
@@ -42,7 +43,7 @@ def make_blindness(
   if setting.layout.pictures is None:
     return lambda params: {}
   ask = make_sample(setting, samples_per_prompt=1, temperature=0.0)
-  logp = make_logp(setting, 1)
+  logp = make_logp(setting, 1, micro_batch)
   prompts = read_prompts(setting, source, 0, size).arrays
   black = blacken(prompts.images)
   counts = np.sum(prompts.tokens == setting.image_token, axis=1)

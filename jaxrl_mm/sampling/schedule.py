@@ -68,7 +68,9 @@ class Schedule:
 Heard = Callable[[int, Int[np.ndarray, " N"]], None]
 
 
-class _Programs(NamedTuple):
+class Programs(NamedTuple):
+  """The jitted parts of a sampler, see `decode`."""
+
   empty: Callable[..., Slots]
   prefill: Callable[..., Slots]
   decode: Callable[..., tuple[Slots, Drawn]]
@@ -94,7 +96,7 @@ def make_sampler(
     cut over the batch axes of the mesh in use. `limits` [B] are the most
     tokens of each row; `heard` is told the tokens as they come.
   """
-  programs = _programs(config, sampling, schedule)
+  programs = make_programs(config, sampling, schedule)
 
   def sample(
     params: Params,
@@ -129,12 +131,14 @@ def make_sampler(
   return sample
 
 
-def _programs(config, sampling, schedule):
+def make_programs(
+  config: ModelConfig, sampling: Sampling, schedule: Schedule
+) -> Programs:
   """All programs; they are compiled once for each size they meet."""
   fixed = config, sampling
   jit = partial(jax.jit, donate_argnames="slots")
   steps = min(schedule.segment, sampling.max_tokens)
-  return _Programs(
+  return Programs(
     jax.jit(partial(decode.empty, *fixed), static_argnums=(1, 2, 3)),
     jit(partial(decode.prefill, *fixed)),
     jit(partial(decode.decode, *fixed, steps=steps)),
@@ -158,19 +162,50 @@ def _blank(rows, tokens):
   return Completions(tokens, np.zeros(shape, bool), np.zeros(shape, np.float32))
 
 
-def _boards(prompts, sampling, schedule):
-  """One for each batch shard."""
-  shards, samples = sharding.batch_shards(), sampling.samples_per_prompt
-  count, length = prompts.tokens.shape[0] // shards, prompts.tokens.shape[1]
-  slots = max(min(schedule.slots // shards, count * samples), 1)
+class Sizes(NamedTuple):
+  """Of one batch shard: places, slots, and prompts that are run together."""
+
+  places: int
+  slots: int
+  chunk: int
+
+
+def sizes(
+  schedule: Schedule, *, prompts: int, length: int, samples: int, shards: int
+) -> Sizes:
+  """How much of a call is done at once.
+
+  Args:
+    schedule: how the work is cut.
+    prompts: of one shard.
+    length: S, tokens of a prompt.
+    samples: G.
+    shards: of the batch.
+  """
+  slots = max(min(schedule.slots // shards, prompts * samples), 1)
+  # More rows at once would wait for slots, and their places with them.
+  chunk = max(min(PREFILL_TOKENS // length, slots // samples // 2), 1)
+  # Room for a chunk beside the rows in slots, so that it never has to wait.
+  # More rows at once would wait for slots, and their places with them.
+  chunk = max(min(PREFILL_TOKENS // length, slots // samples // 2), 1)
+  # Room for a chunk beside the rows in slots, so that it never has to wait.
   # More rows at once would wait for slots, and their places with them.
   chunk = max(min(PREFILL_TOKENS // length, slots // samples // 2), 1)
   # Room for a chunk beside the rows in slots, so that it never has to wait.
   places = min(-(-PLACES_PER_FULL_GROUP * slots // samples), slots + chunk)
-  places = count if slots == count * samples else min(places, count)
-  chunk = min(chunk, places)
+  places = prompts if slots == prompts * samples else min(places, prompts)
+  return Sizes(places, slots, min(chunk, places))
+
+
+def _boards(prompts, sampling, schedule):
+  """One for each batch shard."""
+  shards, samples = sharding.batch_shards(), sampling.samples_per_prompt
+  count, length = prompts.tokens.shape[0] // shards, prompts.tokens.shape[1]
+  cut = sizes(
+    schedule, prompts=count, length=length, samples=samples, shards=shards
+  )
   return [
-    Board(range(i * count, (i + 1) * count), samples, places, slots, chunk)
+    Board(range(i * count, (i + 1) * count), samples, *cut)
     for i in range(shards)
   ]
 

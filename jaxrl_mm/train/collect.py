@@ -12,7 +12,7 @@ import dataclasses
 import json
 import statistics
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -35,7 +35,7 @@ from jaxrl_mm.rollout import rollout
 from jaxrl_mm.sampling.weights import to_decode
 from jaxrl_mm.train.loop import Setting
 from jaxrl_mm.train.sample import make_sample, read_prompts, write_samples
-from jaxrl_mm.train.step import flatten_pairs
+from jaxrl_mm.train.step import flatten_pairs, map_rows
 
 Pick = Literal["widest", "closest", "first"]
 
@@ -49,12 +49,15 @@ class CollectConfig:
     prompts_per_step: P, asked at once.
     samples_per_prompt: G.
     temperature: of the sampler.
+    micro_batch: answers a device scores at once, at most; best a multiple of
+      G, so that the vision tower sees a group's picture once.
   """
 
   prompts: int = 512
   prompts_per_step: int = 32
   samples_per_prompt: int = 8
   temperature: float = 1.0
+  micro_batch: int = 64
 
 
 def collect(
@@ -91,7 +94,7 @@ def collect(
     The pairs, and the mean of each term over all samples.
   """
   told = path.with_suffix(".json")
-  if not told.exists():
+  if not json.loads(sharding.of_first_process(json.dumps(told.exists()))):
     records, means = [], []
     make = _take if isinstance(source, Given) else _ask
     for start in range(first, first + config.prompts, config.prompts_per_step):
@@ -104,13 +107,17 @@ def collect(
     pairs.write(_part(path, jax.process_index()), records)
     mean = lambda name: statistics.fmean(m[name] for m in means)
     means = {n: sharding.mean_over_processes(mean(n)) for n in terms}
+    sharding.wait_for_all("pairs")
     # Written last: it says that the parts of all processes are whole.
     if jax.process_index() == 0:
-      write_text(told, json.dumps(means, indent=2) + "\n")
-    sharding.mean_over_processes(0.0)
-  parts = [pairs.read(_part(path, n)) for n in range(jax.process_count())]
-  records = sorted(sum(parts, []), key=lambda record: record.index)
-  return records, json.loads(told.read_text())
+      whole = {"parts": jax.process_count(), "means": means}
+      write_text(told, json.dumps(whole, indent=2) + "\n")
+    sharding.wait_for_all("pairs are written")
+  whole = json.loads(told.read_text())
+  parts = [pairs.read(_part(path, n)) for n in range(whole["parts"])]
+  # A row that several processes hold is in the part of each.
+  records = {record.index: record for record in sum(parts, [])}
+  return [records[i] for i in sorted(records)], whole["means"]
 
 
 def _part(path, process):
@@ -139,10 +146,11 @@ def _ask(setting, config, params, reward, source, terms, start, pick, shown):
     setting.layout.prefix,
   )
   t = rolled.trajectories
-  logp = make_logp(setting, samples)(params, t.prompts, t.tokens, t.mask)
+  logp_of = make_logp(setting, samples, config.micro_batch)
+  logp = logp_of(params, t.prompts, t.tokens, t.mask)
   scores = jnp.zeros(logp.shape)
   if reward is not None:
-    score = make_score(setting, samples)
+    score = make_score(setting, samples, config.micro_batch)
     scores = score(reward, t.prompts, t.tokens, t.mask)
   drawn = sharding.to_host((t.tokens, t.mask, scores, logp))
   tokens, _, scores, _ = drawn
@@ -165,9 +173,8 @@ def _ask(setting, config, params, reward, source, terms, start, pick, shown):
 def _take(setting, config, params, reward, source, terms, start, pick, shown):
   """A batch of the pairs that are given; behind the last comes the first."""
   del terms, pick, shown
-  numbers = range(start, start + config.prompts_per_step)[
-    jax.process_index() :: jax.process_count()
-  ]
+  held = sharding.local_rows(setting.mesh, config.prompts_per_step)
+  numbers = [start + place for place in held]
   taken = [source.pair(n % len(source), setting.tokenizer) for n in numbers]
   rows = [
     (pairs.encode(pair, n, setting.tokenizer, setting.layout), pair.example)
@@ -175,10 +182,11 @@ def _take(setting, config, params, reward, source, terms, start, pick, shown):
   ]
   stacked = jax.tree.map(jnp.asarray, loader.stack(rows).arrays)
   flat = sharding.to_device(flatten_pairs(stacked), setting.mesh)
-  logp = make_logp(setting, 2)(params, *flat)
+  rows = 2, config.micro_batch
+  logp = make_logp(setting, *rows)(params, *flat)
   scores = jnp.zeros(logp.shape)
   if reward is not None:
-    scores = make_score(setting, 2)(reward, *flat)
+    scores = make_score(setting, *rows)(reward, *flat)
   told = [
     np.asarray(x).reshape(-1, 2).tolist()
     for x in sharding.to_host((scores, logp))
@@ -234,14 +242,31 @@ def _record(tokenizer, question, two, tokens, mask, scores, logp) -> Record:
 OfRows = Callable[..., Float[Array, " B"]]
 
 
-def make_logp(setting: Setting, samples_per_prompt: int) -> OfRows:
-  """A jitted function: log-prob of each completion, in nats."""
-  return _logp(setting.model, setting.image_token, samples_per_prompt)
+def make_logp(
+  setting: Setting, samples_per_prompt: int, micro_batch: int
+) -> OfRows:
+  """A jitted function: log-prob of each completion, in nats.
+
+  Args:
+    setting: shared by all stages.
+    samples_per_prompt: how many rows usually share a picture.
+    micro_batch: rows a device sees at once, at most.
+  """
+  return _logp(
+    setting.model, setting.image_token, samples_per_prompt, micro_batch
+  )
 
 
-def make_score(setting: Setting, samples_per_prompt: int) -> OfRows:
-  """A jitted function: the reward model's score of each completion."""
-  return _score(scoring(setting.model), setting.image_token, samples_per_prompt)
+def make_score(
+  setting: Setting, samples_per_prompt: int, micro_batch: int
+) -> OfRows:
+  """A jitted function: the reward model's score of each completion.
+
+  The arguments are those of `make_logp`.
+  """
+  return _score(
+    scoring(setting.model), setting.image_token, samples_per_prompt, micro_batch
+  )
 
 
 def scoring(model: ModelConfig) -> ModelConfig:
@@ -251,35 +276,46 @@ def scoring(model: ModelConfig) -> ModelConfig:
 
 # Compiled once for all stages and rounds.
 @cache
-def _logp(model: ModelConfig, image_token: int, samples_per_prompt: int):
-  @jax.jit
-  def logp(params, prompts, tokens, mask):
+def _logp(
+  model: ModelConfig,
+  image_token: int,
+  samples_per_prompt: int,
+  micro_batch: int,
+):
+  def few(params, rows):
+    *_, mask = rows
     of_tokens, _ = vlm.completion_logp(
       model,
       params,
-      prompts,
-      tokens,
-      mask,
+      *rows,
       image_token=image_token,
       samples_per_prompt=samples_per_prompt,
     )
     return jnp.sum(jnp.where(mask, of_tokens, 0), axis=1)
 
-  return logp
+  return _by_rows(few, micro_batch)
 
 
 @cache
-def _score(model: ModelConfig, image_token: int, samples_per_prompt: int):
-  @jax.jit
-  def score(params, prompts, tokens, mask):
+def _score(
+  model: ModelConfig,
+  image_token: int,
+  samples_per_prompt: int,
+  micro_batch: int,
+):
+  def few(params, rows):
     return vlm.score(
       model,
       params,
-      prompts,
-      tokens,
-      mask,
+      *rows,
       image_token=image_token,
       samples_per_prompt=samples_per_prompt,
     )
 
-  return score
+  return _by_rows(few, micro_batch)
+
+
+def _by_rows(few, micro_batch) -> OfRows:
+  return jax.jit(
+    lambda params, *rows: map_rows(partial(few, params), rows, micro_batch)
+  )

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxrl_mm import pytree, sharding
+from jaxrl_mm import preemption, pytree, sharding
 from jaxrl_mm.checkpoint import Checkpoints
 from jaxrl_mm.data import loader
 from jaxrl_mm.data.loader import Layout
@@ -21,6 +22,7 @@ from jaxrl_mm.errors import InputError
 from jaxrl_mm.metrics import MetricsWriter, compilations
 from jaxrl_mm.models.config import ModelConfig
 from jaxrl_mm.models.param_axes import param_shardings
+from jaxrl_mm.preemption import Preempted
 from jaxrl_mm.train_state import TrainState, optimizer_shardings
 
 
@@ -51,6 +53,7 @@ class Setting:
     mesh: in use.
     loop: see `LoopConfig`.
     seed: of the run.
+    profile: steps of each stage that are traced.
   """
 
   model: ModelConfig
@@ -60,6 +63,7 @@ class Setting:
   mesh: Mesh
   loop: LoopConfig
   seed: int
+  profile: range = range(0)
 
 
 # (number of the step, from 1; state; batch) -> (state, metrics)
@@ -73,10 +77,9 @@ def process_batches(
   return loader.batches(
     source,
     partial(encode, tokenizer=setting.tokenizer, layout=setting.layout),
-    rows // jax.process_count(),
+    rows,
     seed=setting.seed,
-    process=jax.process_index(),
-    processes=jax.process_count(),
+    rows=sharding.local_rows(setting.mesh, rows),
   )
 
 
@@ -119,6 +122,7 @@ def run_stage(
   headline: Sequence[str],
   part: str = "",
   before: int = 0,
+  profile: range = range(0),
 ) -> TrainState:
   """Trains to `steps`, continuing from the newest checkpoint in `folder`.
 
@@ -135,9 +139,11 @@ def run_stage(
     headline: metrics shown on the bar.
     part: name of the part, for its checkpoints.
     before: steps of the parts before it.
+    profile: steps traced into `folder`/profile, for XProf.
 
   Raises:
     InputError: too many updates in a row were not finite.
+    Preempted: the machine will be taken away; the step is saved.
   """
   saved = folder / part / "checkpoints"
   with Checkpoints(saved, loop.keep) as checkpoints:
@@ -148,19 +154,34 @@ def run_stage(
     if start >= steps:
       return state
     total = before + steps
-    with MetricsWriter(folder, before + start, total, headline) as writer:
+    with (
+      MetricsWriter(folder, before + start, total, headline) as writer,
+      ExitStack() as trace,
+    ):
       pending = None
       for number in range(start + 1, steps + 1):
+        if number == profile.start:
+          trace.enter_context(jax.profiler.trace(str(folder / "profile")))
         state, metrics = step(number, state, next(batches))
+        if number + 1 == profile.stop:
+          jax.block_until_ready(state)
+          trace.close()
         metrics["compilations"] = compilations()
         # Written one step late: the device works on this one meanwhile.
         if pending:
           _check(folder, writer.write(*pending), pending[0], loop)
         pending = before + number, metrics, time.perf_counter()
-        if number % loop.save_every == 0 or number == steps:
+        leaving = preemption.is_near()
+        if number % loop.save_every == 0 or number == steps or leaving:
           _check(folder, writer.write(*pending), pending[0], loop)
           pending = None
           checkpoints.save(number, state, batches.get_state())
+        if leaving and number < steps:
+          checkpoints.wait()
+          raise Preempted(
+            f"{folder.name} was asked to end and has saved step {number}; the "
+            "same command continues"
+          )
   return state
 
 
@@ -189,14 +210,31 @@ def init_state(
     key: of the stage.
     mesh: the mesh.
   """
-  build = lambda params, key: TrainState(
+  build = partial(_first_state, optimizer, algorithm_init)
+  layout = plan_state(params, optimizer, algorithm_init, key, mesh)[1]
+  state = jax.jit(build, out_shardings=layout, donate_argnums=0)(params, key)
+  return state, layout
+
+
+def plan_state(
+  params: Any,
+  optimizer: Any,
+  algorithm_init: Callable[[], Any],
+  key: jax.Array,
+  mesh: Mesh,
+) -> tuple[TrainState, TrainState]:
+  """Shapes and layout of `init_state`'s state; all arguments may be shapes."""
+  build = partial(_first_state, optimizer, algorithm_init)
+  shapes = jax.eval_shape(build, params, key)
+  layout = state_shardings(mesh, shapes.params, optimizer, shapes.algorithm)
+  return shapes, layout
+
+
+def _first_state(optimizer, algorithm_init, params, key) -> TrainState:
+  return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
     opt_state=optimizer.init(params),
     algorithm=algorithm_init(),
     key=key,
   )
-  shapes = jax.eval_shape(build, params, key)
-  layout = state_shardings(mesh, shapes.params, optimizer, shapes.algorithm)
-  state = jax.jit(build, out_shardings=layout, donate_argnums=0)(params, key)
-  return state, layout

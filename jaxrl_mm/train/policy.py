@@ -4,7 +4,7 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from jaxrl_mm import algorithms, masked, pytree, sharding
 from jaxrl_mm.algorithms import Algorithm
 from jaxrl_mm.algorithms.calibrate import Band, hold_in_band
 from jaxrl_mm.data import loader
+from jaxrl_mm.data.loader import Layout
 from jaxrl_mm.data.sources import Source, Subset
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.metrics import write_text
@@ -199,7 +200,7 @@ def run(
   Returns:
     The trained weights.
   """
-  mesh, everywhere = setting.mesh, sharding.replicated(setting.mesh)
+  mesh = setting.mesh
   algorithm = make_algorithm(config, setting.seed)
   trained, frozen = split_trainable(config.optimizer, params)
   optimizer = make_optimizer(config.optimizer, config.updates)
@@ -209,7 +210,7 @@ def run(
   controller = hold_in_band(learned.threshold or 0.0, learned.band)
   if config.pool:
     source = filter_prompts(setting, config, params, source, terms, folder)
-  shapes = _trajectory_shapes(setting, config, source, terms)
+  shapes = trajectory_shapes(setting.layout, config, list(terms))
   memory_of = lambda: algorithm.transform.init(optax.tree.zeros_like(shapes))
   state, layout = init_state(
     trained,
@@ -218,10 +219,8 @@ def run(
     jax.random.key(setting.seed),
     mesh,
   )
-  update = jax.jit(
-    partial(_update, setting, config, algorithm, controller, optimizer),
-    donate_argnums=0,
-    out_shardings=(layout, everywhere, everywhere),
+  update = make_update(
+    setting, config, algorithm, controller, optimizer, layout
   )
 
   batches = process_batches(
@@ -265,6 +264,7 @@ def run(
     step,
     steps=config.steps,
     loop=setting.loop,
+    profile=setting.profile,
     headline=("reward", "answer", "result", "effective"),
   )
   return pytree.join(state.params, frozen)
@@ -328,7 +328,7 @@ def _make_learned(setting, config, reward):
   learned = config.learned
   if learned is None:
     return lambda t, control: t
-  score = make_score(setting, config.samples_per_prompt)
+  score = make_score(setting, config.samples_per_prompt, config.micro_batch)
   add = jax.jit(partial(_add_term, learned.weight))
 
   def add_learned(t, control):
@@ -365,7 +365,9 @@ def filter_prompts(
   in pool.json, which is read if it is there.
   """
   path = folder / "pool.json"
-  if not path.exists():
+  known = path.read_text() if path.exists() else ""
+  kept = json.loads(sharding.of_first_process(known) or "null")
+  if kept is None:
     sample, kept = _sampler(setting, config), []
     weights = to_decode(setting.model, params, config.decode_weights)
     for start in range(0, config.pool, config.prompts_per_step):
@@ -387,8 +389,6 @@ def filter_prompts(
     folder.mkdir(parents=True, exist_ok=True)
     if jax.process_index() == 0:
       write_text(path, json.dumps(kept))
-  else:
-    kept = json.loads(path.read_text())
   if not kept:
     raise InputError(
       f"{folder.name}: all {config.pool} questions of config.policy.pool were "
@@ -397,14 +397,21 @@ def filter_prompts(
   return Subset(source, kept)
 
 
-def _trajectory_shapes(setting, config, source, terms) -> Trajectories:
-  """Shapes of the rows one rollout gives, for the buffer."""
-  rows, length = config.rows, setting.layout.completion_tokens
-  names = [*terms, "learned"] if config.learned else list(terms)
+def trajectory_shapes(
+  layout: Layout, config: PolicyConfig, terms: Sequence[str]
+) -> Trajectories:
+  """Shapes of the rows one rollout gives, for the buffer.
+
+  Args:
+    layout: of the data.
+    config: of the stage.
+    terms: names of the rules.
+  """
+  rows, length = config.rows, layout.completion_tokens
+  names = [*terms, "learned"] if config.learned else terms
   shape = jax.ShapeDtypeStruct
   row = shape((rows,), jnp.float32)
   text = lambda dtype: shape((rows, length), dtype)
-  prompt = loader.encode_prompt(source[0], 0, setting.tokenizer, setting.layout)
   return Trajectories(
     tokens=text(jnp.int32),
     mask=text(bool),
@@ -413,8 +420,33 @@ def _trajectory_shapes(setting, config, source, terms) -> Trajectories:
     rewards=row,
     verifiable=row,
     advantages=row,
-    prompts=jax.tree.map(lambda x: shape((rows, *x.shape), x.dtype), prompt),
+    prompts=loader.prompt_shapes(layout, rows),
     terms=dict.fromkeys(names, row),
+  )
+
+
+def make_update(
+  setting: Setting,
+  config: PolicyConfig,
+  algorithm: Algorithm,
+  controller: Any,
+  optimizer: Any,
+  layout: Any,
+):
+  """A jitted `(state, frozen, trajectories) -> (state, metrics, some rows)`.
+
+  Args:
+    setting, config: of the stage.
+    algorithm: see `make_algorithm`.
+    controller: of the learned reward's threshold, see `hold_in_band`.
+    optimizer: optax.
+    layout: of the state, which is donated.
+  """
+  everywhere = sharding.replicated(setting.mesh)
+  return jax.jit(
+    partial(_update, setting, config, algorithm, controller, optimizer),
+    donate_argnums=0,
+    out_shardings=(layout, everywhere, everywhere),
   )
 
 

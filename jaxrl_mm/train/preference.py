@@ -34,6 +34,7 @@ from jaxrl_mm.train.loop import Setting, init_state, process_batches, run_stage
 from jaxrl_mm.train.step import (
   accumulate_gradients,
   apply_gradient,
+  count_tokens,
   flatten_pairs,
 )
 
@@ -135,7 +136,7 @@ def _tell(folder, number, found, kept, told):
 
 def _train(setting, config, params, source, folder, number, told) -> Params:
   """One round; `told` of it stands in each line of the metrics."""
-  mesh, everywhere = setting.mesh, sharding.replicated(setting.mesh)
+  mesh = setting.mesh
   trained, frozen = split_trainable(config.optimizer, params)
   optimizer = make_optimizer(config.optimizer, config.steps)
   shift = losses.preference.reward_shift()
@@ -143,18 +144,14 @@ def _train(setting, config, params, source, folder, number, told) -> Params:
   state, layout = init_state(
     trained, optimizer, lambda: shift.init(()), key, mesh
   )
-  update = jax.jit(
-    partial(_update, setting, config, optimizer, shift),
-    donate_argnums=0,
-    out_shardings=(layout, everywhere),
-  )
+  update = make_update(setting, config, optimizer, shift, layout)
 
   def step(_, state, batch):
     rows = sharding.to_device(batch.arrays, mesh)
     state, metrics = update(state, frozen, rows)
-    tokens = batch.arrays.mask.sum() + 2 * batch.arrays.prompts.mask.sum()
-    metrics["tokens"] = tokens * jax.process_count()
-    return state, metrics | told
+    prompts = rows.prompts.mask
+    tokens = count_tokens(rows.mask, prompts, prompts)
+    return state, metrics | {"tokens": tokens} | told
 
   state = run_stage(
     folder,
@@ -163,11 +160,30 @@ def _train(setting, config, params, source, folder, number, told) -> Params:
     step,
     steps=config.steps,
     loop=setting.loop,
+    profile=setting.profile,
     headline=("loss", "accuracy"),
     part=f"round_{number}",
     before=(number - 1) * config.steps,
   )
   return pytree.join(state.params, frozen)
+
+
+def make_update(
+  setting: Setting, config: PreferenceConfig, optimizer, shift, layout
+):
+  """A jitted `(state, frozen, pairs) -> (state, metrics)`.
+
+  Args:
+    setting, config: of the stage.
+    optimizer: optax.
+    shift: see `losses.preference.reward_shift`.
+    layout: of the state, which is donated.
+  """
+  return jax.jit(
+    partial(_update, setting, config, optimizer, shift),
+    donate_argnums=0,
+    out_shardings=(layout, sharding.replicated(setting.mesh)),
+  )
 
 
 def _update(setting, config, optimizer, shift, state, frozen, batch):

@@ -30,7 +30,11 @@ from jaxrl_mm.optimizer import (
 from jaxrl_mm.rewards.compose import Term
 from jaxrl_mm.train.collect import CollectConfig, collect, scoring
 from jaxrl_mm.train.loop import Setting, init_state, process_batches, run_stage
-from jaxrl_mm.train.step import flatten_pairs, make_train_step
+from jaxrl_mm.train.step import (
+  count_tokens,
+  flatten_pairs,
+  make_train_step,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +130,32 @@ def _train(setting, config, reward, source, folder, part) -> Params:
   optimizer = make_optimizer(settings, config.steps)
   key = jax.random.key(setting.seed)
   state, layout = init_state(trained, optimizer, tuple, key, setting.mesh)
+  update = make_update(setting, config, optimizer, layout)
+
+  def step(_, state, batch):
+    rows = sharding.to_device(batch.arrays, setting.mesh)
+    state, metrics = update(state, frozen, rows)
+    prompts = rows.prompts.mask
+    tokens = count_tokens(rows.mask, prompts, prompts)
+    return state, metrics | {"tokens": tokens}
+
+  state = run_stage(
+    folder,
+    state,
+    process_batches(setting, source, pairs.encode, config.batch),
+    step,
+    steps=config.steps,
+    loop=setting.loop,
+    profile=setting.profile,
+    headline=("loss", "accuracy"),
+    part=f"part_{part}",
+    before=(part - 1) * config.steps,
+  )
+  return pytree.join(state.params, frozen)
+
+
+def make_update(setting: Setting, config: RewardModelConfig, optimizer, layout):
+  """The jitted step, see `make_train_step`; its batch is `Pairs`."""
 
   def loss_fn(params, rows):
     scores = vlm.score(
@@ -141,26 +171,7 @@ def _train(setting, config, reward, source, folder, part) -> Params:
     )
     return loss, jnp.float32(chosen.shape[0]), metrics
 
-  update = make_train_step(loss_fn, optimizer, config.micro_batch, layout)
-
-  def step(_, state, batch):
-    rows = sharding.to_device(batch.arrays, setting.mesh)
-    state, metrics = update(state, frozen, rows)
-    tokens = batch.arrays.mask.sum() + 2 * batch.arrays.prompts.mask.sum()
-    return state, metrics | {"tokens": tokens * jax.process_count()}
-
-  state = run_stage(
-    folder,
-    state,
-    process_batches(setting, source, pairs.encode, config.batch),
-    step,
-    steps=config.steps,
-    loop=setting.loop,
-    headline=("loss", "accuracy"),
-    part=f"part_{part}",
-    before=(part - 1) * config.steps,
-  )
-  return pytree.join(state.params, frozen)
+  return make_train_step(loss_fn, optimizer, config.micro_batch, layout)
 
 
 def pair_accuracy(

@@ -83,11 +83,9 @@ def read_prompts(
   Behind the last question of a file comes its first. `group` is the number
   of the question.
   """
-  processes, process = jax.process_count(), jax.process_index()
-  # Each process has its questions side by side, as the devices lay them out.
-  first, last = (count * p // processes for p in (process, process + 1))
   rows = []
-  for number in range(start + first, start + last):
+  for place in sharding.local_rows(setting.mesh, count):
+    number = start + place
     example = source[number % len(source)]
     prompt = loader.encode_prompt(
       example, number, setting.tokenizer, setting.layout

@@ -17,7 +17,7 @@ from jaxrl_mm.optimizer import (
   split_trainable,
 )
 from jaxrl_mm.train.loop import Setting, init_state, process_batches, run_stage
-from jaxrl_mm.train.step import make_train_step
+from jaxrl_mm.train.step import count_tokens, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +65,31 @@ def run(
   optimizer = make_optimizer(config.optimizer, config.steps)
   key = jax.random.key(setting.seed)
   state, layout = init_state(trained, optimizer, tuple, key, mesh)
+  update = make_update(setting, config, optimizer, layout)
+
+  def step(_, state, batch):
+    rows = sharding.to_device(batch.arrays, mesh)
+    state, metrics = update(state, frozen, rows)
+    tokens = count_tokens(rows.mask, rows.prompts.mask)
+    return state, metrics | {"tokens": tokens}
+
+  state = run_stage(
+    folder,
+    state,
+    process_batches(setting, source, loader.encode_demonstration, config.batch),
+    step,
+    steps=config.steps,
+    loop=setting.loop,
+    profile=setting.profile,
+    headline=("loss",),
+    part=part,
+    before=before,
+  )
+  return pytree.join(state.params, frozen)
+
+
+def make_update(setting: Setting, config: SftConfig, optimizer, layout):
+  """The jitted step, see `make_train_step`; its batch is `Demonstrations`."""
 
   def loss_fn(params, rows):
     logp, entropy = vlm.completion_logp(
@@ -79,23 +104,4 @@ def run(
     metrics = {"entropy": masked.mean(entropy, rows.mask)}
     return losses.supervised.cross_entropy(logp, rows.mask), tokens, metrics
 
-  update = make_train_step(loss_fn, optimizer, config.micro_batch, layout)
-
-  def step(_, state, batch):
-    rows = sharding.to_device(batch.arrays, mesh)
-    state, metrics = update(state, frozen, rows)
-    read = batch.arrays.mask.sum() + batch.arrays.prompts.mask.sum()
-    return state, metrics | {"tokens": read * jax.process_count()}
-
-  state = run_stage(
-    folder,
-    state,
-    process_batches(setting, source, loader.encode_demonstration, config.batch),
-    step,
-    steps=config.steps,
-    loop=setting.loop,
-    headline=("loss",),
-    part=part,
-    before=before,
-  )
-  return pytree.join(state.params, frozen)
+  return make_train_step(loss_fn, optimizer, config.micro_batch, layout)

@@ -75,6 +75,31 @@ def split_rows(batch: Any, micro_batch: int) -> Any:
   return jax.tree.map(split, batch)
 
 
+def map_rows(f: Callable[[Any], Any], batch: Any, micro_batch: int) -> Any:
+  """`f(batch)` for a function that treats every row alike, a few at a time.
+
+  Args:
+    f: from a batch to arrays with as many rows.
+    batch: a pytree whose leaves all have the leading axis B.
+    micro_batch: rows a device sees at once, at most.
+  """
+  shards = sharding.batch_shards()
+
+  def merge(x):
+    parts = x.shape[0]
+    x = x.reshape(parts, shards, -1, *x.shape[2:])
+    x = x.swapaxes(0, 1).reshape(-1, *x.shape[3:])
+    return sharding.constrain(x, "batch", *[None] * (x.ndim - 1))
+
+  return jax.tree.map(merge, jax.lax.map(f, split_rows(batch, micro_batch)))
+
+
+@jax.jit
+def count_tokens(*masks: Bool[Array, "..."]) -> Array:
+  """True entries of all masks, those of other processes too."""
+  return sum(jnp.sum(mask, dtype=jnp.float32) for mask in masks)
+
+
 def flatten_pairs(
   pairs: Pairs,
 ) -> tuple[Prompts, Int[Array, "rows T"], Bool[Array, "rows T"]]:

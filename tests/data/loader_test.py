@@ -172,19 +172,18 @@ def test_a_restored_iterator_goes_on_where_it_was(source, encode, before):
 def test_processes_share_out_what_one_would_see(source, encode, processes):
   """Their batches side by side are the draws of a single process."""
   rows, count = 3, 10
+  part = lambda i: range(i * rows, (i + 1) * rows)
+  size = rows * processes
   parts = [
-    _draws(
-      loader.batches(
-        source, encode, rows, seed=0, process=i, processes=processes
-      ),
-      count,
-    )
+    _draws(loader.batches(source, encode, size, seed=0, rows=part(i)), count)
     for i in range(processes)
   ]
+  batches = [range(i, i + rows) for i in range(0, rows * count, rows)]
   together = [
-    [column for row in zip(*field) for column in row] for field in zip(*parts)
+    [part[field][i] for batch in batches for part in parts for i in batch]
+    for field in (0, 1)
   ]
-  single = loader.batches(source, encode, rows * processes, seed=0)
+  single = loader.batches(source, encode, size, seed=0)
   assert tuple(together) == _draws(single, count)
   assert len(set(together[1])) == rows * count * processes
 

@@ -207,4 +207,6 @@ def test_a_scalar_model_prefers_what_it_scores_higher(qwen, mesh):
 def _score(setting, params, row, text):
   ids = setting.tokenizer.encode(f"{text}<|im_end|>\n")
   tokens = jnp.array([ids])
-  return collect.make_score(setting, 1)(params, row, tokens, tokens >= 0).item()
+  return collect.make_score(setting, 1, 1)(
+    params, row, tokens, tokens >= 0
+  ).item()

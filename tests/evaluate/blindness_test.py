@@ -39,7 +39,7 @@ def test_a_model_of_text_alone_is_not_asked():
   text = dataclasses.replace(models.digits(), vision=None)
   setting = run.make_setting(Experiment(model=text), sharding.make_mesh())
   source = sources.Sums("test", size=4, seed=0)
-  assert blindness.make_blindness(setting, source, 4)({}) == {}
+  assert blindness.make_blindness(setting, source, 4, 4)({}) == {}
 
 
 def _told(setting, text_of):
@@ -76,7 +76,7 @@ def test_who_looks(monkeypatch, setting, text_of, blind, swapped, gap):
   monkeypatch.setattr(blindness, "make_logp", lambda *_: logp)
   source = sources.Digits("test", size=16, seed=0)
   with jax.set_mesh(setting.mesh):
-    found = blindness.make_blindness(setting, source, 16)({})
+    found = blindness.make_blindness(setting, source, 16, 16)({})
   assert found["blind_same"] == blind
   assert found["blind_gap"] == pytest.approx(gap)
   if swapped is None:

@@ -1,5 +1,6 @@
 """The program: from a command line to a table, with tiny models."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -166,7 +167,7 @@ def test_several_benchmarks_runs_and_a_judge(
   monkeypatch.setattr(program, "make_judge", lambda args: judge)
   tables = evaluate(
     *("--model", published, "--data", data, "--out", tmp_path),
-    *("--benchmark", "aime_2024", "vl_rewardbench", "--dtype", "float32"),
+    *("--benchmark", "aime_2024", "vl_rewardbench"),
     *("--runs", 2, "--temperature", 1, "--ks", 2, "--both-orders"),
     *("--max-tokens", 4, "--batch", 2, "--prompt-tokens", 2048),
     *("--judge", "http://localhost/v1"),
@@ -209,18 +210,6 @@ def test_a_folder_that_is_no_model(tmp_path):
     evaluate("--model", tmp_path, "--benchmark", "digits", "--limit", 1)
 
 
-def test_the_judge_is_an_extra(monkeypatch):
-  def missing(name):
-    raise ModuleNotFoundError(name)
-
-  monkeypatch.setattr(program.importlib, "import_module", missing)
-  args = program.parse(
-    "--model m --benchmark digits --judge http://localhost/v1".split()
-  )
-  with pytest.raises(InputError, match=r"jaxrl_mm\[judge\]"):
-    program.make_judge(args)
-
-
 def test_the_judge_is_the_endpoint_that_is_named():
   args = program.parse(
     "--model m --benchmark digits --judge http://localhost/v1 "
@@ -230,14 +219,12 @@ def test_the_judge_is_the_endpoint_that_is_named():
   assert (judge.base_url, judge.model) == ("http://localhost/v1", "o4")
 
 
-def test_a_scalar_model_answers_no_questions(published, tmp_path):
+def test_a_scalar_model_answers_no_questions(published, mesh):
   args = program.parse(["--model", str(published), "--benchmark", "digits"])
   work = program.read_benchmarks(args)
-  setting = program.make_setting(
-    args,
-    ModelConfig(vision=None, decoder=digits().decoder, value_head=True),
-    jax.sharding.Mesh(jax.devices()[:1], ("data",)),
-  )
+  e = program.describe(args)
+  model = dataclasses.replace(e.model, value_head=True)
+  setting = run.make_setting(dataclasses.replace(e, model=model), mesh)
   with pytest.raises(InputError, match="is a scalar reward model"):
     program.check_model(setting, work, args)
 
@@ -252,8 +239,3 @@ def test_a_mistake_is_one_sentence():
   assert done.returncode == 1
   assert done.stderr.startswith("error: there is no benchmark 'mmlu'; known")
   assert "Traceback" not in done.stderr
-
-
-def test_a_run_is_told_from_a_checkpoint(trained, published):
-  assert program._is_run(trained[0]) and not program._is_run(published)
-  assert experiment.read(trained[0]).stages == ("sft",)

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from jaxrl_mm import metrics, sharding
+from jaxrl_mm import metrics, preemption, sharding
 from jaxrl_mm.errors import InputError
+from jaxrl_mm.preemption import Preempted
 from jaxrl_mm.train.loop import LoopConfig, run_stage, state_shardings
 from jaxrl_mm.train_state import TrainState
 
@@ -105,6 +106,38 @@ def test_stops_after_too_many_bad_steps(tmp_path):
 
   with pytest.raises(InputError, match="the last 3 updates up to step 3"):
     _run(tmp_path, 9, bad, max_bad_steps=3)
+
+
+def test_asked_to_end_it_saves_and_goes_on_later(tmp_path, monkeypatch):
+  asked = iter([False, False, True])
+  monkeypatch.setattr(preemption, "is_near", lambda: next(asked))
+  with pytest.raises(Preempted, match="has saved step 3; the same command"):
+    _run(tmp_path, 6, save_every=10)
+  monkeypatch.setattr(preemption, "is_near", lambda: False)
+  calls = []
+
+  def watched(number, state, batch):
+    calls.append(number)
+    return _add(number, state, batch)
+
+  state = _run(tmp_path, 6, watched, save_every=10)
+  assert calls == [4, 5, 6]
+  assert float(state.params["total"]) == sum(range(6))
+
+
+def test_steps_are_traced(tmp_path):
+  loop = LoopConfig(save_every=10)
+  run_stage(
+    tmp_path,
+    _start(),
+    Numbers(),
+    _add,
+    steps=4,
+    loop=loop,
+    headline=(),
+    profile=range(2, 4),
+  )
+  assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
 def test_only_the_rows_of_a_buffer_are_cut():

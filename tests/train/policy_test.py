@@ -112,101 +112,92 @@ PLAIN = Algorithm(
 )
 
 
+# Cut into two, so that one compilation serves all that follows.
+TWICE = PolicyConfig(
+  prompts_per_step=8, samples_per_prompt=1, updates_per_rollout=2
+)
+OPTIMIZER = make_optimizer(TWICE.optimizer, 10)
+
+
 @pytest.fixture(scope="module")
-def judge(quick_compile):
-  """Setting, weights and graded rollouts of 8 comparisons of digits."""
-  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+def setting():
+  """Of a small judge, on one device."""
   model = models.digits()
-  experiment = Experiment(
-    model=dataclasses.replace(
-      model,
-      vision=dataclasses.replace(model.vision, layers=1),
-      decoder=dataclasses.replace(model.decoder, layers=1),
-    ),
-    data=DataConfig(
-      prompts="digit-pairs/train", prompt_tokens=56, completion_tokens=6
-    ),
+  small = dataclasses.replace(
+    model,
+    vision=dataclasses.replace(model.vision, layers=1),
+    decoder=dataclasses.replace(model.decoder, layers=1),
   )
-  setting = run.make_setting(experiment, mesh)
+  data = DataConfig(
+    prompts="digit-pairs/train", prompt_tokens=56, completion_tokens=6
+  )
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
   with jax.set_mesh(mesh):
-    yield _roll(setting)
+    yield run.make_setting(Experiment(model=small, data=data), mesh)
 
 
-def _roll(setting):
+@pytest.fixture(scope="module")
+def state(setting, quick_compile):
+  """Random weights before the first update."""
+  params = jax.jit(partial(vlm.init, setting.model))(jax.random.key(0))
+  memory = PLAIN.transform.init(()), hold_in_band(0.0, None).init(())
+  key = jax.random.key(0)
+  return init_state(params, OPTIMIZER, lambda: memory, key, setting.mesh)[0]
+
+
+@pytest.fixture(scope="module")
+def rows(setting, state):
+  """Graded rollouts of 8 comparisons of digits."""
   source = comparisons.open_source("digit-pairs/train", size=8, seed=0)
-  params = vlm.init(setting.model, jax.random.key(0))
-  sample = make_sample(setting, samples_per_prompt=1, temperature=1.0)
   # Half of the rows are rewarded, so that there is something to learn.
-  graded = Term(lambda texts, _: np.arange(len(texts)) % 2.0)
-  rolled = rollout(
-    sample,
-    params,
+  graded = Term(lambda texts, _: np.arange(len(texts), dtype=np.float32) % 2)
+  return rollout(
+    make_sample(setting, samples_per_prompt=1, temperature=1.0),
+    state.params,
     read_prompts(setting, source, 0, 8),
     jax.random.key(1),
     {"result": graded},
     setting.tokenizer,
     setting.mesh,
-  )
-  return setting, params, rolled.trajectories
+  ).trajectories
 
 
-def _update(setting, params, rows, config, algorithm=PLAIN):
-  optimizer = make_optimizer(config.optimizer, 10)
+@pytest.fixture(scope="module")
+def update(setting):
+  """`(state, frozen, rows) -> (state, metrics, rows to show)`."""
   controller = hold_in_band(0.0, None)
-  memory = algorithm.transform.init(rows), controller.init(())
-  state, _ = init_state(
-    jax.tree.map(jnp.copy, params),
-    optimizer,
-    lambda: memory,
-    jax.random.key(0),
-    setting.mesh,
-  )
-  return jax.jit(
-    partial(
-      policy._update, setting, config, algorithm, controller, optimizer, state
-    )
-  )({}, rows)
+  fixed = (setting, TWICE, PLAIN, controller, OPTIMIZER)
+  return jax.jit(partial(policy._update, *fixed))
 
 
-def test_the_actor_sees_the_picture(judge):
-  setting, params, rows = judge
-  config = PolicyConfig(prompts_per_step=8, samples_per_prompt=1)
+def test_the_actor_sees_the_picture(state, rows, update):
   blank = rows._replace(
     prompts=rows.prompts._replace(images=jnp.zeros_like(rows.prompts.images))
   )
-  gaps = [
-    float(_update(setting, params, shown, config)[1]["sampler_gap"])
-    for shown in (rows, blank)
-  ]
+  gaps = [update(state, {}, shown)[1]["sampler_gap"] for shown in (rows, blank)]
   # The sampler saw the picture: its log-probs are the trainer's, and are not
   # those of a trainer that looks at nothing.
   assert gaps[0] < 1e-5 and gaps[1] > 1e-2
 
 
-def test_rows_of_a_step_can_be_several_updates(judge):
-  setting, params, rows = judge
-  config = PolicyConfig(
-    prompts_per_step=8, samples_per_prompt=1, updates_per_rollout=2
-  )
-  state, metrics, _ = _update(setting, params, rows, config)
-  assert int(state.step) == 2
-  assert metrics["sampler_gap"] < 1e-5
-  # By hand: the first four rows, and the other four from what they gave.
-  optimizer = make_optimizer(config.optimizer, 10)
+def test_rows_of_a_step_can_be_several_updates(setting, state, rows, update):
+  after, _, _ = update(state, {}, rows)
+  assert int(after.step) == 2
 
+  # By hand: the first four rows, and the other four from what they gave.
   @jax.jit
   def learn(params, moments, rows):
     gradient = jax.grad(partial(_loss, setting, rows))(params)
-    updates, moments = optimizer.update(gradient, moments, params)
+    updates, moments = OPTIMIZER.update(gradient, moments, params)
     return optax.apply_updates(params, updates), moments
 
-  by_hand, moments = params, jax.jit(optimizer.init)(params)
+  by_hand, moments = state.params, state.opt_state
   for part in (slice(0, 4), slice(4, 8)):
     some = jax.tree.map(lambda x, part=part: x[part], rows)
     by_hand, moments = learn(by_hand, moments, some)
   moved = lambda x, y: np.abs(np.asarray(x) - np.asarray(y)).max()
-  off = jax.tree.leaves(jax.tree.map(moved, state.params, by_hand))
-  far = jax.tree.leaves(jax.tree.map(moved, params, by_hand))
+  off = jax.tree.leaves(jax.tree.map(moved, after.params, by_hand))
+  far = jax.tree.leaves(jax.tree.map(moved, state.params, by_hand))
   assert max(off) < 0.02 * max(far)
 
 

@@ -1,0 +1,144 @@
+"""What the text of a compiled program and of the compiler's refusal say."""
+
+import math
+import re
+from collections import defaultdict
+from typing import NamedTuple
+
+_KINDS = (
+  "all-gather",
+  "all-reduce",
+  "reduce-scatter",
+  "all-to-all",
+  "collective-permute",
+)
+_BITS = {"pred": 8, "bf16": 16, "f16": 16, "f32": 32, "f64": 64, "s4": 4}
+_SHAPE = re.compile(r"\b(pred|bf16|f16|f32|f64|[su]\d+|f8\w+)\[([\d,]*)\]")
+_HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
+_CALL = re.compile(
+  r"(?:body|condition|to_apply|calls|true_computation|false_computation)="
+  r"%?([\w.\-]+)"
+)
+_BRANCHES = re.compile(r"branch_computations=\{(.*?)\}")
+_WHILE = re.compile(r"condition=%?([\w.\-]+)")
+_BOUND = re.compile(r"%([\w.\-]+) = s32\[\]\S* constant\((\d+)\)")
+_OP = re.compile(r"= (.*?) ([\w\-]+)\(")
+
+
+class Collective(NamedTuple):
+  """Collectives of one kind: how often in a call, and bytes they give back."""
+
+  times: int
+  bytes: int
+
+
+def collectives(text: str) -> dict[str, Collective]:
+  """Of a compiled program, loops counted as often as they are known to run.
+
+  Args:
+    text: of the compiled module, for one device.
+  """
+  bodies, entry = _computations(text)
+  found: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+
+  def visit(name: str, times: int) -> None:
+    for line in bodies.get(name, ()):
+      op = _OP.search(line)
+      if op is None:
+        continue
+      kind = op[2].removesuffix("-start")
+      if kind in _KINDS:
+        found[kind][0] += times
+        found[kind][1] += times * _result_bytes(op[1], op[2])
+      rounds = _rounds(bodies, line)
+      for other in _called(line):
+        visit(other, times * rounds)
+
+  visit(entry, 1)
+  return {kind: Collective(*found[kind]) for kind in _KINDS if kind in found}
+
+
+def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+  """The lines of each computation, and which is the first to run."""
+  bodies, name, entry = {}, "", ""
+  for line in text.splitlines():
+    if head := _HEAD.match(line):
+      name = head[1]
+      bodies[name] = []
+      entry = name if line.startswith("ENTRY") else entry
+    elif name:
+      bodies[name].append(line)
+  return bodies, entry
+
+
+def _called(line: str) -> list[str]:
+  """The computations that an operation runs."""
+  branches = _BRANCHES.search(line)
+  listed = branches[1].replace("%", "").split(", ") if branches else []
+  return _CALL.findall(line) + listed
+
+
+def _rounds(bodies: dict[str, list[str]], line: str) -> int:
+  """How often a loop runs at most: the constant its counter is held against."""
+  condition = _WHILE.search(line)
+  lines = bodies.get(condition[1], ()) if condition else ()
+  bounds = dict(found for text in lines for found in _BOUND.findall(text))
+  for text in lines:
+    if "direction=LT" in text:
+      for name, bound in bounds.items():
+        if f"%{name})" in text:
+          return int(bound)
+  return 1
+
+
+def _result_bytes(shapes: str, op: str) -> int:
+  """Bytes of the result; that of an asynchronous start stands last."""
+  sizes = [
+    math.prod(int(n) for n in size.split(",") if n) * _bits(kind) // 8
+    for kind, size in _SHAPE.findall(shapes)
+  ]
+  if not sizes:
+    return 0
+  return max(sizes) if op.endswith("-start") else sum(sizes)
+
+
+def _bits(kind: str) -> int:
+  return _BITS.get(kind) or int(re.sub(r"^[a-z]+(\d+).*", r"\1", kind))
+
+
+class Refusal(NamedTuple):
+  """Why a program does not fit.
+
+  Attributes:
+    used: bytes it would need.
+    with_arguments: whether those of its arguments are among them.
+    largest: (bytes, shape, where in the source it is made), largest first.
+  """
+
+  used: int
+  with_arguments: bool
+  largest: list[tuple[int, str, str]]
+
+
+_ALLOCATION = re.compile(
+  r"Size: ([\d.]+)([KMGT]?)\n"
+  r"(?:\s+Operator: op_name=\"(.*?)\".*\n)?"
+  r"(?:\s+Shape: (\S+))?"
+)
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def refusal(message: str) -> Refusal | None:
+  """The compiler's "out of memory" taken apart; None if it is another error."""
+  used = re.search(r"Used ([\d.]+)([KMGT]?) of", message)
+  own = re.search(r"HLO temporaries \(([\d.]+)([KMGT]?)\)", message)
+  if not (used or own):
+    return None
+  parts = _ALLOCATION.findall(message)
+  largest = [(_size(n, u), shape, name) for n, u, name, shape in parts]
+  largest = sorted(set(largest), reverse=True)
+  return Refusal(_size(*(used or own).groups()), bool(used), largest)
+
+
+def _size(number: str, unit: str) -> int:
+  return int(float(number) * _UNITS[unit])

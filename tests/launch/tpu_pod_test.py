@@ -1,0 +1,187 @@
+"""launch/tpu_pod.sh, against a gcloud that only notes what it is told."""
+
+import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "launch" / "tpu_pod.sh"
+# `describe` gives the lines of the file `states` one after the other, the last
+# for ever; a call whose words contain those of FAIL fails, once a line.
+GCLOUD = """#!/usr/bin/env bash
+cd "$(dirname "$0")"
+if [[ $* == *describe* ]]; then
+  head -n 1 states
+  [[ $(wc -l < states) -gt 1 ]] && sed -i 1d states
+  exit 0
+fi
+printf '%s\\0' "$@" >> calls
+printf '\\n\\0' >> calls
+if [[ -s fail ]] && [[ $* == *"$(head -n 1 fail)"* ]]; then
+  sed -i 1d fail
+  exit 1
+fi
+exit 0
+"""
+FLAGS = ("--name", "pod", "--zone", "here", "--type", "v5p-256")
+
+
+@pytest.fixture
+def gcloud(tmp_path):
+  """A folder with the stand-in."""
+  path = tmp_path / "gcloud"
+  path.write_text(GCLOUD)
+  path.chmod(0o755)
+  return tmp_path
+
+
+def launch(folder, *arguments, states=("ACTIVE",), fail=()):
+  """Runs the script; gives back its result and the calls of gcloud."""
+  (folder / "states").write_text("".join(f"{s}\n" for s in states))
+  (folder / "fail").write_text("".join(f"{s}\n" for s in fail))
+  done = subprocess.run(
+    [SCRIPT, *arguments],
+    env=os.environ
+    | {"PATH": f"{folder}:{os.environ['PATH']}", "POLL_SECONDS": "0"},
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+  calls = folder / "calls"
+  lines = calls.read_text().split("\n\0") if calls.exists() else []
+  return done, [line.rstrip("\0").split("\0") for line in lines if line]
+
+
+def verbs(calls):
+  """What each call was for."""
+  known = ("create", "delete", "scp", "ssh")
+  return [next(v for v in known if v in call) for call in calls]
+
+
+def test_creates_copies_installs_and_starts(gcloud):
+  done, calls = launch(
+    gcloud,
+    "configs/digits_r1v2.py:longer_cold_start",
+    *FLAGS,
+    *("--workdir", "bucket/my run", "--bucket", "b"),
+    *("--", "--config.data.prompts=it's here.jsonl"),
+    states=("NONE", "PROVISIONING", "ACTIVE"),
+  )
+  assert done.returncode == 0, done.stderr
+  assert verbs(calls) == ["create", "scp", "ssh", "ssh"]
+  create, scp, install, start = calls
+  assert create[create.index("--accelerator-type") + 1] == "v5p-256"
+  assert create[create.index("--runtime-version") + 1] == "v2-alpha-tpuv5"
+  assert scp[scp.index("--worker") + 1] == "all"
+  assert "-c launch/constraints.txt -e '.[tpu]'" in install[-1]
+  assert "gcsfuse --implicit-dirs b ~/bucket" in install[-1]
+  assert start[start.index("--worker") + 1] == "all"
+  # What the shell of a worker makes of it.
+  assert shlex.split(start[-1])[-4:] == [
+    "jaxrl_mm.main",
+    "--config=configs/digits_r1v2.py:longer_cold_start",
+    "--workdir=bucket/my run",
+    "--config.data.prompts=it's here.jsonl",
+  ]
+  assert "JAXRL_PROCESSES=pod" in start[-1]
+
+
+COMMAND = ("configs/digits_r1v2.py", *FLAGS, "--workdir", "w")
+
+
+def test_takes_what_is_there(gcloud):
+  done, calls = launch(gcloud, *COMMAND)
+  assert done.returncode == 0
+  assert verbs(calls) == ["scp", "ssh", "ssh"]
+
+
+@pytest.mark.parametrize(
+  "step, message",
+  [
+    ("create", "could not ask for pod (v5p-256 in here)"),
+    ("scp", "could not copy the code to pod"),
+    ("venv", "could not install on pod"),
+    ("jaxrl_mm.main", "the run failed on pod"),
+  ],
+)
+@pytest.mark.parametrize("spot", [(), ("--spot",)])
+def test_a_step_that_fails_ends_with_its_message(gcloud, step, message, spot):
+  states = ("NONE", "ACTIVE") if step == "create" else ("ACTIVE",)
+  done, calls = launch(gcloud, *COMMAND, *spot, states=states, fail=(step,))
+  assert done.returncode == 1
+  assert message in done.stderr
+  assert step in " ".join(calls[-1])  # nothing was tried behind it
+
+
+def test_a_slice_that_is_never_given_is_told(gcloud):
+  done, calls = launch(gcloud, *COMMAND, states=("NONE", "FAILED"))
+  assert done.returncode == 1
+  assert "the run failed on pod (FAILED)" in done.stderr
+  assert verbs(calls) == ["create"]
+
+
+def test_spot_capacity_that_is_taken_away_is_asked_for_again(gcloud):
+  states = ("ACTIVE",) * 3 + ("SUSPENDED",) * 2 + ("ACTIVE",)
+  done, calls = launch(
+    gcloud, *COMMAND, "--spot", states=states, fail=("jaxrl_mm.main",)
+  )
+  assert done.returncode == 0, done.stderr
+  first = ["scp", "ssh", "ssh"]
+  assert verbs(calls) == [*first, "delete", "create", *first]
+  assert calls[2] == calls[-1]  # the same command: it resumes
+  assert "--spot" in calls[4]
+  assert "was taken away" in done.stdout
+
+
+def test_delete_removes_what_was_made(gcloud):
+  flags = ("--delete", "--name", "pod", "--zone", "here")
+  done, calls = launch(gcloud, *flags)
+  assert done.returncode == 0
+  (call,) = calls
+  assert call[3:] == "delete pod --force --quiet --zone here".split()
+  done, _ = launch(gcloud, *flags, fail=("delete",))
+  assert (done.returncode, done.stderr) == (
+    1,
+    "error: could not delete pod\n",
+  )
+
+
+def test_a_dry_run_prints_and_does_nothing(gcloud):
+  done, calls = launch(gcloud, *COMMAND, "--spot", "--dry_run")
+  assert done.returncode == 0 and not calls
+  told = [line for line in done.stdout.splitlines() if line.startswith("+")]
+  assert [line.split()[1:5] for line in told] == [
+    "gcloud compute tpus queued-resources".split(),
+    "git archive --format=tgz --output".split(),
+    *["gcloud compute tpus tpu-vm".split()] * 3,
+  ]
+  assert "--spot" in told[0]
+
+
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
+    ((), "--name is missing"),
+    (("--name",), "--name needs a value"),
+    (("--nam", "x"), "unknown flag --nam"),
+    (("nowhere.py", *FLAGS, "--workdir", "w"), "there is no config nowhere.py"),
+    (FLAGS, "config is missing"),
+  ],
+)
+def test_a_wrong_flag_is_told(gcloud, arguments, message):
+  done, calls = launch(gcloud, *arguments)
+  assert done.returncode == 1 and not calls
+  assert done.stderr.startswith(f"error: {message}")
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="not installed")
+def test_the_scripts_are_clean():
+  scripts = sorted((ROOT / "launch").glob("*.sh"))
+  done = subprocess.run(
+    ["shellcheck", *scripts], capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stdout

@@ -1,0 +1,109 @@
+"""Runs of `tiny.py` by launch/local_pod.sh, and what they left."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxrl_mm import experiment, metrics, pytree, sharding, weights
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(folder, variant, processes, devices, *flags) -> subprocess.Popen:
+  """Starts a run of `processes` with so many devices each."""
+  return subprocess.Popen(
+    [
+      ROOT / "launch" / "local_pod.sh",
+      str(processes),
+      f"--config=tests/pod/tiny.py:{variant}",
+      f"--workdir={folder}",
+      *(f"--config.{flag}" for flag in flags),
+    ],
+    cwd=ROOT,
+    env=os.environ
+    | {
+      "PYTHON": sys.executable,
+      "DEVICES": str(devices),
+      "XLA_FLAGS": "",
+      "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+      "PYTHONPATH": str(ROOT),
+    },
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    start_new_session=True,
+  )
+
+
+def children(process) -> list[int]:
+  """The trainers of a launcher, in the order in which they started."""
+  listed = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+  return [int(pid) for pid in listed.read_text().split()]
+
+
+def finish(process, limit=3000) -> str:
+  """Waits for the end of a run, which must be a good one."""
+  output, _ = process.communicate(timeout=limit)
+  assert process.returncode == 0, output[-3000:]
+  return output
+
+
+def lines(folder, stage) -> list[dict]:
+  """What a stage wrote step by step, but for the clocks."""
+  clocks = "seconds", "unix_seconds", "tokens_per_second", "goodput"
+  left_out = (*clocks, "compilations")
+  return [
+    {
+      k: v
+      for k, v in line.items()
+      if k not in left_out and not k.endswith("_seconds")
+    }
+    for line in metrics.read_lines(folder / stage / "metrics.jsonl")
+  ]
+
+
+def final(folder) -> dict[str, np.ndarray]:
+  """Every array of the last checkpoint of each training, by its path."""
+  arrays = {}
+  for checkpoints in sorted(folder.glob("**/checkpoints")):
+    steps = (int(p.name) for p in checkpoints.iterdir() if p.name.isdigit())
+    state = ocp.PyTreeCheckpointer().restore(
+      checkpoints / str(max(steps)) / "state"
+    )
+    where = str(checkpoints.relative_to(folder))
+    for path, x in jax.tree.flatten_with_path(state)[0]:
+      if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x = jax.random.key_data(x)
+      arrays[where + jax.tree_util.keystr(path)] = np.asarray(x)
+  return arrays
+
+
+def trained(folder) -> dict[str, np.ndarray]:
+  """The final weights of the policy, on one process, by their path."""
+  e = experiment.read(folder)
+  params = weights.final(e, folder, sharding.make_mesh())
+  return {name: np.asarray(x) for name, x in pytree.named_leaves(params)}
+
+
+def summary(folder) -> dict:
+  return json.loads((folder / "summary.json").read_text())
+
+
+def check_equal(one, other, stages):
+  """Two runs have the same losses and final weights, to rounding."""
+  for stage in stages:
+    for a, b in zip(lines(one, stage), lines(other, stage), strict=True):
+      assert a.keys() == b.keys()
+      for name in a:
+        np.testing.assert_allclose(
+          a[name], b[name], rtol=2e-3, atol=1e-4, err_msg=f"{stage} {name}"
+        )
+  a, b = trained(one), trained(other)
+  for name in a:
+    np.testing.assert_allclose(a[name], b[name], atol=1e-3, err_msg=name)
