@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 # Set before jax starts: it would look for a TPU, and for its metadata server.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+# Several may compile at once, for none holds a chip.
+os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
 os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5p-8")
 os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 
