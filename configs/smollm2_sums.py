@@ -45,22 +45,22 @@ def get_config():
       ),
       loop=LoopConfig(save_every=5),
       sft=SftConfig(
-        steps=12,
+        steps=5,
         batch=16,
         micro_batch=16,
         optimizer=OptimizerConfig(
-          learning_rate=1e-3, warmup_steps=3, trainable=ADAPTERS
+          learning_rate=1e-3, warmup_steps=2, trainable=ADAPTERS
         ),
       ),
       policy=PolicyConfig(
-        steps=40,
+        steps=24,
         prompts_per_step=4,
         samples_per_prompt=8,
         micro_batch=32,
         algorithm={"name": "grpo"},
         weights={"answer": 1.0},
         optimizer=OptimizerConfig(
-          learning_rate=5e-4, warmup_steps=3, trainable=ADAPTERS
+          learning_rate=2e-4, warmup_steps=2, trainable=ADAPTERS
         ),
       ),
       evaluation=EvaluationConfig(source="sums/test", size=128, batch=128),

@@ -158,7 +158,8 @@ def test_the_sampler_and_the_trainer_agree(whole):
 
 def test_eight_devices_give_the_same_losses(whole, tmp):
   mesh = ("mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2")
-  done = _run(tmp, "sharded", *mesh, devices=8)
+  stages = "stages=('assemble','sft','reward_model','policy')"
+  done = _run(tmp, "sharded", stages, *mesh, devices=8)
   assert done.returncode == 0, done.stderr
   of = lambda folder, stage: metrics.read_lines(
     folder / stage / "metrics.jsonl"

@@ -195,8 +195,7 @@ def make_judge(args: argparse.Namespace) -> Judge | None:
   """The judge behind an endpoint, if one is named."""
   if not args.judge:
     return None
-  key = os.environ.get("OPENAI_API_KEY", "unused")
-  return Endpoint(args.judge, model=args.judge_model, api_key=key)
+  return Endpoint(args.judge, model=args.judge_model)
 
 
 # ---------------------------------------------------------------- the model
@@ -256,7 +255,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
   add("--both-orders", action="store_true", help="of the two responses")
   add("--limit", type=int, help="the first items only, to try")
   add("--judge", metavar="URL", help="OpenAI-compatible, up to /v1")
-  add("--judge-model", metavar="NAME")
+  add("--judge-model", default="", metavar="NAME")
   add("--batch", type=int, default=64, help="questions asked at once")
   add("--slots", type=int, default=256, help="answers written at once")
   add("--tensor", type=int, default=1, help="devices along the tensor axis")

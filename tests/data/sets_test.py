@@ -186,20 +186,17 @@ def _draw(iterator, count):
 def test_processes_read_parts_and_a_run_goes_on_where_it_was(folder):
   source = sets.open_source(f"rlaif-v:{folder}", size=1, seed=0)
   whole = _draw(loader.batches(source, _encode, 4, seed=3), 9)
-  parts = [
-    loader.batches(source, _encode, 2, seed=3, process=i, processes=2)
-    for i in range(2)
-  ]
+  rows = range(2), range(2, 4)
+  parts = [loader.batches(source, _encode, 4, seed=3, rows=r) for r in rows]
   begun = [_draw(part, 4) for part in parts]
   fresh = []
   for i, part in enumerate(parts):
-    again = loader.batches(source, _encode, 2, seed=3, process=i, processes=2)
+    again = loader.batches(source, _encode, 4, seed=3, rows=rows[i])
     again.set_state(part.get_state())
     fresh.append(_draw(again, 5))
     assert fresh[-1] == _draw(part, 5)
   together = [
-    [a[0], b[0], a[1], b[1]]
-    for a, b in zip(begun[0] + fresh[0], begun[1] + fresh[1])
+    [*a, *b] for a, b in zip(begun[0] + fresh[0], begun[1] + fresh[1])
   ]
   assert together == whole
   assert sorted(x for x, _ in sum(whole, [])[:9]) == list(range(9))

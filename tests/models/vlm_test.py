@@ -172,7 +172,7 @@ def test_encode_images_keeps_tiles_in_order(tiny, params):
   np.testing.assert_allclose(together[1:, 8:], single, atol=1e-5, rtol=1e-4)
 
 
-def test_positions_and_causal_mask_by_hand():
+def test_positions_by_hand():
   mask = jnp.array([[False, True, True]])
   prompts = Prompts(jnp.zeros((1, 3), int), mask, None, jnp.zeros(1, int))
   of_prompt, behind = vlm.positions(prompts, 2)
@@ -182,10 +182,6 @@ def test_positions_and_causal_mask_by_hand():
   of_prompt, behind = vlm.positions(prompts._replace(positions=plane), 2)
   np.testing.assert_array_equal(of_prompt, plane)
   np.testing.assert_array_equal(behind, [[[5, 5, 5], [6, 6, 6]]])
-  np.testing.assert_array_equal(
-    Causal(mask),
-    [[[False, False, False], [False, True, False], [False, True, True]]],
-  )
 
 
 def test_a_tied_head_is_the_table():
