@@ -18,6 +18,7 @@ from transformers import (
 
 from jaxrl_mm import convert, pytree
 from jaxrl_mm.models import lora, vlm
+from jaxrl_mm.models.attention import Causal
 from jaxrl_mm.models.huggingface import peft
 from jaxrl_mm.models.huggingface.save import save_params
 from jaxrl_mm.models.lora import LoraConfig
@@ -80,7 +81,7 @@ def _our_logits(config, params):
     where = jnp.repeat(where[..., None], 3, axis=-1)
   run = jax.jit(
     lambda params, x: (
-      vlm.run_decoder(config, params, x, where, vlm.causal(mask))[0]
+      vlm.run_decoder(config, params, x, where, Causal(mask))[0]
       @ vlm.head(params).T
     )
   )
