@@ -61,7 +61,7 @@ PANELS = (
 )
 
 # In every line beside the metrics.
-CLOCK = {"step", "seconds"}
+CLOCK = {"step", "seconds", "unix_seconds"}
 
 # The term that says whether a completion is right: the first one present.
 VERDICTS = ("answer", "result", "accuracy")

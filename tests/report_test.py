@@ -51,6 +51,7 @@ def _write_run(folder, samples=(), steps=50, seed=0):
   summary = {"stages": {"sft": held_out, "policy": {"accuracy": 0.75}}}
   lines = [
     {"step": i, "seconds": 2.0 * i, "loss": 1 / i, "answer": i / 100, "odd": 7}
+    | {"unix_seconds": 1.8e9 + i, "far_seconds": 1.795e9}
     for i in range(1, steps + 1)
   ]
   for stage in ("policy", "sft"):
@@ -383,3 +384,11 @@ def test_the_page_answers_keys_clicks_and_pointer(tmp_path):
   ]
   # One line, the driver's own: so a console with an error would be seen.
   assert len(console) == 1 and "the end of the driver" in console[0]
+
+
+@in_browser
+def test_a_constant_far_from_zero_is_drawn(tmp_path):
+  """The running mean rounds, which is no range to put marks on."""
+  folder = _write_run(tmp_path / "run", steps=60)
+  _, drawn, said = _open(report.write(folder), tmp_path / "profile")
+  assert not said and "Time of a step" in drawn
