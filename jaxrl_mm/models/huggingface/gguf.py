@@ -12,14 +12,14 @@ A small real model to try things on, SmolLM2-135M-Instruct (Apache-2.0):
 import importlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import tokenizers
-from jaxtyping import Float
+from jaxtyping import Float, UInt64
 from tokenizers import decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -154,7 +154,7 @@ def _arrays(
     yield _halves(x, heads[kind]) if kind in heads else x
 
 
-def _written(shape: Iterable[int]) -> jax.ShapeDtypeStruct:
+def _written(shape: UInt64[np.ndarray, "rank"]) -> jax.ShapeDtypeStruct:
   """Shape and dtype of a tensor, whose axes GGUF names the other way round."""
   return jax.ShapeDtypeStruct(tuple(map(int, shape))[::-1], np.float32)
 
