@@ -31,7 +31,7 @@ from jaxrl_mm.optimizer import (
 )
 from jaxrl_mm.rewards import hybrid
 from jaxrl_mm.rewards.compose import Term
-from jaxrl_mm.rollout import Sample, refill, rollout, uniform_groups
+from jaxrl_mm.rollout import Rollout, refill, rollout, uniform_groups
 from jaxrl_mm.sampling.schedule import Schedule
 from jaxrl_mm.sampling.weights import to_decode
 from jaxrl_mm.structs import Metrics, Trajectories
@@ -200,16 +200,14 @@ def run(
   Returns:
     The trained weights.
   """
-  mesh = setting.mesh
   algorithm = make_algorithm(config, setting.seed)
   trained, frozen = split_trainable(config.optimizer, params)
   optimizer = make_optimizer(config.optimizer, config.updates)
-  sample = _sampler(setting, config)
-  add_learned = _make_learned(setting, config, reward)
   learned = config.learned or LearnedConfig()
   controller = hold_in_band(learned.threshold or 0.0, learned.band)
+  draw = _make_draw(setting, config, terms)
   if config.pool:
-    source = filter_prompts(setting, config, params, source, terms, folder)
+    source = filter_prompts(setting, config, params, source, draw, folder)
   shapes = trajectory_shapes(setting.layout, config, list(terms))
   memory_of = lambda: algorithm.transform.init(optax.tree.zeros_like(shapes))
   state, layout = init_state(
@@ -217,45 +215,35 @@ def run(
     optimizer,
     lambda: (memory_of(), controller.init(())),
     jax.random.key(setting.seed),
-    mesh,
+    setting.mesh,
   )
   update = make_update(
     setting, config, algorithm, controller, optimizer, layout
   )
-
+  add_learned = _make_learned(setting, config, reward)
   batches = process_batches(
     setting, source, loader.encode_prompt, config.prompts_per_step
   )
 
-  def step(number, state, batch):
-    began = time.perf_counter()
-    key = jax.random.fold_in(state.key, number)
-    whole = pytree.join(state.params, frozen)
-    weights = to_decode(setting.model, whole, config.decode_weights)
-    jax.block_until_ready(weights)
-    resharded = time.perf_counter()
-    rolled, refilled = _collect(
-      setting, config, sample, weights, batch, batches, key, terms
-    )
-    del weights
-    trajectories = add_learned(rolled.trajectories, state.algorithm[1])
+  def learn(state, trajectories):
+    trajectories = add_learned(trajectories, state.algorithm[1])
     state, metrics, shown = update(state, frozen, trajectories)
     jax.block_until_ready(state.step)
-    seconds = time.perf_counter() - began
+    return state, metrics, shown
+
+  def step(number, state, batch):
+    key = jax.random.fold_in(state.key, number)
+    whole = pytree.join(state.params, frozen)
+    rolled, told = _collect(setting, config, draw, whole, batch, batches, key)
+    del whole  # the update takes the trained weights away
+    began = time.perf_counter()
+    state, metrics, shown = learn(state, rolled.trajectories)
+    told |= {"update_seconds": time.perf_counter() - began}
     if _is_due(number, config.samples_every):
       write_samples(setting, folder, number, *sharding.to_host(shown))
     if probe and config.probe_every and _is_due(number, config.probe_every):
       metrics |= probe(pytree.join(state.params, frozen))
-    parts = {
-      "reshard_seconds": resharded - began,
-      "sample_seconds": rolled.sample_seconds,
-      "reward_seconds": rolled.reward_seconds,
-    }
-    rest = seconds - sum(parts.values())
-    return state, metrics | refilled | parts | {
-      "grader_failures": sum(rolled.scores.failures.values()),
-      "update_seconds": rest,
-    }
+    return state, metrics | told
 
   state = run_stage(
     folder,
@@ -270,9 +258,25 @@ def run(
   return pytree.join(state.params, frozen)
 
 
-def _collect(setting, config, sample, weights, batch, batches, key, terms):
-  """Rollouts of a step, and numbers about their refilling."""
-  draw = lambda batch, key: rollout(
+# (weights for decoding, prompts, key) -> rollouts
+Draw = Callable[[Params, loader.Batch, jax.Array], Rollout]
+
+
+def _make_draw(
+  setting: Setting, config: PolicyConfig, terms: Mapping[str, Term]
+) -> Draw:
+  """Samples and grades as the config says."""
+  sample = make_sample(
+    setting,
+    samples_per_prompt=config.samples_per_prompt,
+    temperature=config.temperature,
+    top_k=config.top_k,
+    top_p=config.top_p,
+    cache=config.cache,
+    stop=config.stop,
+    schedule=config.schedule,
+  )
+  return lambda weights, batch, key: rollout(
     sample,
     weights,
     batch,
@@ -282,14 +286,35 @@ def _collect(setting, config, sample, weights, batch, batches, key, terms):
     setting.mesh,
     setting.layout.prefix,
   )
-  rolled, samples = draw(batch, key), config.samples_per_prompt
+
+
+def _collect(setting, config, draw, params, batch, batches, key):
+  """Rollouts of a step, refilled if the config asks for it; numbers of them."""
+  began = time.perf_counter()
+  weights = to_decode(setting.model, params, config.decode_weights)
+  jax.block_until_ready(weights)
+  told = {"reshard_seconds": time.perf_counter() - began}
+  rolled = draw(weights, batch, key)
+  if config.refill:
+    more = lambda number: draw(
+      weights, next(batches), jax.random.fold_in(key, number)
+    )
+    rolled, refilled = _refill(setting, config, rolled, more)
+    told |= refilled
+  return rolled, told | {
+    "sample_seconds": rolled.sample_seconds,
+    "reward_seconds": rolled.reward_seconds,
+    "grader_failures": sum(rolled.scores.failures.values()),
+  }
+
+
+def _refill(setting, config, rolled, more):
+  """Other questions in place of those that teach nothing."""
+  samples = config.samples_per_prompt
   first, rounds = rolled.scores.total.mean(), 0
   while (missing := uniform_groups(rolled, samples)) and rounds < config.refill:
     rounds += 1
-    more = draw(next(batches), jax.random.fold_in(key, rounds))
-    rolled = refill(rolled, more, samples, setting.mesh)
-  if not config.refill:
-    return rolled, {}
+    rolled = refill(rolled, more(rounds), samples, setting.mesh)
   if missing:
     logging.warning(
       "after %d rounds %d of %d groups still have equal rewards; they are "
@@ -303,19 +328,6 @@ def _collect(setting, config, sample, weights, batch, batches, key, terms):
     "refill_missing": missing / config.prompts_per_step,
     "reward_before_refill": sharding.mean_over_processes(float(first)),
   }
-
-
-def _sampler(setting: Setting, config: PolicyConfig) -> Sample:
-  return make_sample(
-    setting,
-    samples_per_prompt=config.samples_per_prompt,
-    temperature=config.temperature,
-    top_k=config.top_k,
-    top_p=config.top_p,
-    cache=config.cache,
-    stop=config.stop,
-    schedule=config.schedule,
-  )
 
 
 def _is_due(number: int, every: int) -> bool:
@@ -355,7 +367,7 @@ def filter_prompts(
   config: PolicyConfig,
   params: Params,
   source: Source,
-  terms: Mapping[str, Term],
+  draw: Draw,
   folder: Path,
 ) -> Source:
   """The questions of the pool that have something to teach before training.
@@ -368,22 +380,13 @@ def filter_prompts(
   known = path.read_text() if path.exists() else ""
   kept = json.loads(sharding.of_first_process(known) or "null")
   if kept is None:
-    sample, kept = _sampler(setting, config), []
+    kept = []
     weights = to_decode(setting.model, params, config.decode_weights)
     for start in range(0, config.pool, config.prompts_per_step):
       batch = read_prompts(setting, source, start, config.prompts_per_step)
       key = jax.random.fold_in(jax.random.key(setting.seed), start)
-      rolled = rollout(
-        sample,
-        weights,
-        batch,
-        key,
-        terms,
-        setting.tokenizer,
-        setting.mesh,
-        setting.layout.prefix,
-      )
-      groups = rolled.scores.verifiable.reshape(-1, config.samples_per_prompt)
+      right = draw(weights, batch, key).scores.verifiable
+      groups = right.reshape(-1, config.samples_per_prompt)
       kept += batch.arrays.group[np.ptp(groups, axis=1) > 0].tolist()
     kept = sharding.gather_numbers(kept)
     folder.mkdir(parents=True, exist_ok=True)
