@@ -326,6 +326,15 @@ def make_measure(r: Run) -> Callable[[str, Models], dict[str, float]]:
   return measure
 
 
+# (stage, one that uses what it makes)
+_BEFORE = (
+  ("difficulty", "cold_start"),
+  ("difficulty", "policy"),
+  ("reward_model", "preference"),
+  ("reward_model", "policy"),
+)
+
+
 def check_stages(e: Experiment) -> None:
   """Raises InputError if the config asks for a stage that does not exist."""
   for name in e.stages:
@@ -337,6 +346,12 @@ def check_stages(e: Experiment) -> None:
       "config.stages has 'cold_start' and not 'difficulty', which finds what "
       "it learns from; add it"
     )
+  for maker, user in _BEFORE:
+    if maker in e.stages and user in e.stages[: e.stages.index(maker)]:
+      raise InputError(
+        f"config.stages has '{user}' before '{maker}', which makes what it "
+        "uses; exchange them"
+      )
 
 
 def check_facts(e: Experiment, prompts: Source) -> None:

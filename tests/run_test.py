@@ -34,6 +34,12 @@ def test_an_unknown_stage_is_named():
     run.check_stages(dataclasses.replace(DEMO, stages=("sft", "dpo")))
 
 
+def test_a_stage_comes_after_what_it_needs():
+  stages = ("sft", "policy", "reward_model")
+  with pytest.raises(InputError, match="'policy' before 'reward_model'"):
+    run.check_stages(dataclasses.replace(DEMO, stages=stages))
+
+
 def test_a_disk_without_room_for_the_checkpoints(tmp_path, monkeypatch):
   weights = {"decoder": {"up": jnp.zeros((250, 1000))}}
   free = lambda left: monkeypatch.setattr(
