@@ -218,9 +218,19 @@ def check(e: Experiment, shards: int) -> None:
       raise InputError(f"{name} is {count}; it must be at least 1")
   rewards(e)
   if "assemble" in e.stages:
-    assemble.check(e.assemble)
+    _check_assemble(e)
   if "policy" in e.stages:
     _check_policy(e)
+
+
+def _check_assemble(e: Experiment) -> None:
+  """Where the language models come from, and that they keep their adapters."""
+  assemble.check(e.assemble)
+  if e.lora and (e.assemble.substitute or e.assemble.reasoner):
+    raise InputError(
+      "config.lora puts adapters into the run's own language model and "
+      "config.assemble takes another from a folder; set config.lora to None"
+    )
 
 
 def _check_policy(e: Experiment) -> None:

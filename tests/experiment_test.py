@@ -11,6 +11,8 @@ from jaxrl_mm import experiment
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.experiment import Experiment, MeshConfig
 from jaxrl_mm.models import config as models
+from jaxrl_mm.models.lora import LoraConfig
+from jaxrl_mm.train.assemble import AssembleConfig
 from jaxrl_mm.train.loop import LoopConfig
 from jaxrl_mm.train.policy import PolicyConfig
 from jaxrl_mm.train.sft import SftConfig
@@ -73,6 +75,14 @@ def test_an_unknown_value_is_named():
       "policy.decode_weights is 'x'; known are model, int8",
     ),
     ({"policy": PolicyConfig(stop=("a", ""))}, "stop has an empty string"),
+    (
+      {
+        "stages": ("assemble",),
+        "lora": LoraConfig(),
+        "assemble": AssembleConfig(substitute="a", reasoner="b"),
+      },
+      "another from a folder; set config.lora to None",
+    ),
     (
       {"evaluation": experiment.EvaluationConfig(size=100, batch=64)},
       r"config.evaluation.size \(100\)",
