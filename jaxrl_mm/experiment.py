@@ -218,7 +218,7 @@ def check(e: Experiment, shards: int) -> None:
       raise InputError(f"{name} is {count}; it must be at least 1")
   rewards(e)
   if "assemble" in e.stages:
-    assemble.check(e.assemble)
+    _check_assemble(e)
   if "preference" in e.stages and "reward_model" not in e.stages:
     _check_unscored(e)
   if "policy" in e.stages:
@@ -233,6 +233,16 @@ def _check_unscored(e: Experiment) -> None:
       f"config.preference.threshold is {e.preference.threshold} and there is "
       "no reward model to score pairs; add 'reward_model' to config.stages, or "
       "set the threshold to 0"
+    )
+
+
+def _check_assemble(e: Experiment) -> None:
+  """Where the language models come from, and that they keep their adapters."""
+  assemble.check(e.assemble)
+  if e.lora and (e.assemble.substitute or e.assemble.reasoner):
+    raise InputError(
+      "config.lora puts adapters into the run's own language model and "
+      "config.assemble takes another from a folder; set config.lora to None"
     )
 
 

@@ -217,10 +217,10 @@ def run(e: Experiment, workdir: Path) -> dict[str, Any]:
     probe = make_blindness(setting, opened.held_out, *sizes)
     r = Run(e, setting, opened, probe, workdir)
     measure = make_measure(r)
+    shapes, told = weights.shapes(e), summary.read(workdir)
+    check_optimizers(e, shapes)
+    check_room(e, workdir, shapes, told["stages"])
     models = Models(policy=weights.initial(e, mesh))
-    check_optimizers(e, models.policy)
-    told = summary.read(workdir)
-    check_room(e, workdir, models.policy, told["stages"])
     for name in e.stages:
       models = STAGES[name](r, models)
       if name not in told["stages"]:
@@ -266,7 +266,8 @@ def check_room(
   Args:
     e: the experiment.
     workdir: folder of the run.
-    params: weights; a stage saves those it trains, with two moments each.
+    params: weights or shapes; a stage saves those it trains, with two moments
+      each.
     done: stages that will not save again.
   """
   need = 0
@@ -274,7 +275,8 @@ def check_room(
     for optimizer, _ in experiment.trainings(e, name).values():
       trained, _ = split_trainable(optimizer, params)
       moments = sum(8 * x.size for x in jax.tree.leaves(trained))
-      size = sum(x.nbytes for x in jax.tree.leaves(trained)) + moments
+      of = lambda x: x.size * x.dtype.itemsize
+      size = sum(of(x) for x in jax.tree.leaves(trained)) + moments
       need += 0 if name in done else e.loop.keep * size
   free = shutil.disk_usage(workdir).free
   if free < need:
@@ -341,6 +343,11 @@ def check_stages(e: Experiment) -> None:
     if name not in STAGES:
       known = ", ".join(STAGES)
       raise InputError(f"config.stages has '{name}'; known are {known}")
+  if "assemble" in e.stages[1:]:
+    raise InputError(
+      "config.stages has 'assemble' behind other stages, whose weights it "
+      "would replace; put it first"
+    )
   if "cold_start" in e.stages and "difficulty" not in e.stages:
     raise InputError(
       "config.stages has 'cold_start' and not 'difficulty', which finds what "

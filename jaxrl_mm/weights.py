@@ -16,6 +16,7 @@ from jaxrl_mm.models.huggingface import families, load
 from jaxrl_mm.models.param_axes import param_shardings
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.optimizer import split_trainable
+from jaxrl_mm.train import assemble
 
 # As published models are used; InternVLs take a picture in up to 12 tiles.
 PUBLISHED = DataConfig(
@@ -49,16 +50,21 @@ def of_folder(e: Experiment, folder: Path, mesh: Mesh) -> Params:
 def initial(e: Experiment, mesh: Mesh) -> Params:
   """Published or random weights, each made where it will live.
 
+  Parts that the assembly reads from folders of their own are left out.
+
   Raises:
     InputError: the published model has other sizes than the config.
   """
   key = jax.random.key(e.seed)
+  later = assemble.loaded_first(e.assemble) if "assemble" in e.stages else ()
+  parts = tuple(name for name in shapes(e) if name not in later)
   if e.pretrained:
     folder = Path(e.pretrained)
     check_sizes(e.model, families.read_config(folder), folder)
-    params = load.load_params(folder, e.model, mesh)
+    params = load.load_params(folder, e.model, mesh, parts if later else ())
   else:
-    params = _placed(lambda key: vlm.init(e.model, key), mesh, key)
+    make = lambda key: {n: vlm.init(e.model, key)[n] for n in parts}
+    params = _placed(make, mesh, key)
   if e.lora:
     attach = lambda params, key: lora.attach(e.lora, params, key)
     params = _placed(attach, mesh, params, key)
@@ -71,7 +77,7 @@ def _placed(make, mesh, *args):
 
 
 def shapes(e: Experiment) -> Params:
-  """Shapes of the weights that `initial` gives, wherever they come from."""
+  """Shapes of all weights, wherever they come from."""
 
   def make():
     key = jax.random.key(e.seed)
@@ -109,6 +115,8 @@ def final(e: Experiment, workdir: Path, mesh: Mesh) -> Params:
     InputError: no stage has a checkpoint yet.
   """
   params, found = initial(e, mesh), False
+  if "assemble" in e.stages:
+    params |= assemble.load(e.assemble, e.model, mesh)
   for name in e.stages:
     for part, (optimizer, _) in trainings(e, name).items():
       folder = workdir / name / part / "checkpoints"
@@ -117,8 +125,10 @@ def final(e: Experiment, workdir: Path, mesh: Mesh) -> Params:
       with Checkpoints(folder) as checkpoints:
         if checkpoints.latest_step():
           trained, frozen = split_trainable(optimizer, params)
-          params = pytree.join(checkpoints.restore_params(trained), frozen)
-          found = True
+          whole = pytree.join(checkpoints.restore_params(trained), frozen)
+          if name == "assemble":
+            whole = assemble.taken(e.assemble, part, whole)
+          params, found = params | whole, True
   if not found:
     raise InputError(
       f"{workdir} has no checkpoint yet; let the run reach its first save"

@@ -11,6 +11,8 @@ from jaxrl_mm import experiment
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.experiment import Experiment, MeshConfig
 from jaxrl_mm.models import config as models
+from jaxrl_mm.models.lora import LoraConfig
+from jaxrl_mm.train.assemble import AssembleConfig
 from jaxrl_mm.train.loop import LoopConfig
 from jaxrl_mm.train.policy import PolicyConfig
 from jaxrl_mm.train.preference import PreferenceConfig
@@ -87,6 +89,14 @@ def test_an_unknown_value_is_named():
         "preference": PreferenceConfig(threshold=1.0),
       },
       "preference.threshold is 1.0 and there is no reward model",
+    ),
+    (
+      {
+        "stages": ("assemble",),
+        "lora": LoraConfig(),
+        "assemble": AssembleConfig(substitute="a", reasoner="b"),
+      },
+      "another from a folder; set config.lora to None",
     ),
     (
       {"evaluation": experiment.EvaluationConfig(size=100, batch=64)},

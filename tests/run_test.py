@@ -40,6 +40,12 @@ def test_a_stage_comes_after_what_it_needs():
     run.check_stages(dataclasses.replace(DEMO, stages=stages))
 
 
+def test_nothing_is_trained_before_the_parts_are_put_together():
+  late = dataclasses.replace(DEMO, stages=("sft", "assemble"))
+  with pytest.raises(InputError, match="'assemble' behind other stages"):
+    run.check_stages(late)
+
+
 def test_a_disk_without_room_for_the_checkpoints(tmp_path, monkeypatch):
   weights = {"decoder": {"up": jnp.zeros((250, 1000))}}
   free = lambda left: monkeypatch.setattr(

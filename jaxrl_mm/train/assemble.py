@@ -11,10 +11,12 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from jaxrl_mm.data.sources import Source, Written
 from jaxrl_mm.errors import InputError
-from jaxrl_mm.models.huggingface import load
+from jaxrl_mm.models.config import ModelConfig
+from jaxrl_mm.models.huggingface.load import load_params
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.optimizer import OptimizerConfig
 from jaxrl_mm.train import sft
@@ -71,7 +73,7 @@ def run(
     setting: shared by all stages; the image tokens are those of its tokenizer,
       which is the reasoner's.
     config: of this stage.
-    params: weights on the mesh, for the parts without a folder; they are
+    params: weights on the mesh, without those of `loaded_first`; they are
       given away.
     source: demonstrations with pictures, which align the projector.
     folder: of the stage.
@@ -82,10 +84,14 @@ def run(
   if config.vision:
     params = params | _load(setting, config.vision, ("vision",))
   params = _language(setting, config, params, source, folder, "substitute")
-  # Both trainings give their weights away.
-  copy = jax.tree.map(jnp.copy, params)
-  reasoner = _language(setting, config, copy, source, folder, "reasoner")
-  aligned = sft.run(
+  reasoner = {}
+  if not config.reasoner:
+    # Both trainings give their weights away.
+    copy = jax.tree.map(jnp.copy, params)
+    trained = _language(setting, config, copy, source, folder, "reasoner")
+    reasoner = taken(config, "reasoner", trained)
+    del copy, trained
+  params = sft.run(
     setting,
     config.align,
     params,
@@ -94,7 +100,37 @@ def run(
     part="align",
     before=_text_steps(config, before="align"),
   )
-  return aligned | {name: reasoner[name] for name in LANGUAGE}
+  params = taken(config, "align", params)  # the substitute's room is free now
+  if config.reasoner:
+    reasoner = _load(setting, config.reasoner, LANGUAGE)
+  return params | reasoner
+
+
+def loaded_first(config: AssembleConfig) -> tuple[str, ...]:
+  """The parts of the model that folders give before anything is trained."""
+  vision = ("vision",) if config.vision else ()
+  return vision + (LANGUAGE if config.substitute else ())
+
+
+def load(config: AssembleConfig, model: ModelConfig, mesh: Mesh) -> Params:
+  """The parts that folders give to the whole: the tower, and the reasoner or
+  the substitute that it is trained from."""
+  folders = {config.vision: ("vision",)}
+  folders[config.reasoner or config.substitute] = LANGUAGE
+  parts = {}
+  for path, names in folders.items():
+    if path:
+      parts |= load_params(Path(path), model, mesh, parts=names)
+  return parts
+
+
+def taken(config: AssembleConfig, part: str, trained: Params) -> Params:
+  """What the whole has of the weights that the training of a part gave."""
+  language = {"substitute": not config.reasoner, "reasoner": True}
+  wanted = lambda name: (
+    language.get(part, False) if name in LANGUAGE else part != "reasoner"
+  )
+  return {name: x for name, x in trained.items() if wanted(name)}
 
 
 def _language(setting, config, params, source, folder, name) -> Params:
@@ -126,6 +162,4 @@ def _text_steps(config: AssembleConfig, before: str) -> int:
 
 
 def _load(setting: Setting, folder: str, parts: tuple[str, ...]) -> Params:
-  return load.load_params(
-    Path(folder), setting.model, setting.mesh, parts=parts
-  )
+  return load_params(Path(folder), setting.model, setting.mesh, parts=parts)

@@ -38,7 +38,7 @@ def _assemble(monkeypatch, tmp_path, config):
     return params | {k: params[k] + v for k, v in ADDED[part].items()}
 
   def load(setting, folder, parts):
-    del setting
+    calls[folder] = setting
     return {name: jnp.float32(FOLDERS[folder]) for name in parts}
 
   monkeypatch.setattr(assemble.sft, "run", train)
@@ -82,8 +82,10 @@ def test_parts_come_from_their_folders(monkeypatch, tmp_path):
     "embedder": 300,
     "decoder": 300,
   }
-  assert list(calls) == ["align"] and calls["align"][3] == 0
+  assert calls["align"][3] == 0
   assert float(calls["align"][1]["decoder"]) == 200
+  # No two language models at a time.
+  assert list(calls) == ["tower", "qwen", "align", "qwq"]
 
 
 @pytest.mark.parametrize("missing", ["substitute", "reasoner"])
