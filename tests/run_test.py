@@ -17,6 +17,8 @@ from jaxrl_mm.experiment import DataConfig, Experiment
 from jaxrl_mm.models import config as models
 from jaxrl_mm.models.huggingface import families
 from jaxrl_mm.optimizer import OptimizerConfig
+from jaxrl_mm.rewards.endpoint import Endpoint
+from jaxrl_mm.train.difficulty import DifficultyConfig
 from jaxrl_mm.train.policy import PolicyConfig
 from jaxrl_mm.train.sft import SftConfig
 
@@ -59,6 +61,45 @@ def test_a_disk_without_room_for_the_checkpoints(tmp_path, monkeypatch):
   with pytest.raises(InputError, match="about 0.0 GB.*lower config.loop.keep"):
     check(())
   check(("sft",))
+
+
+def test_a_teacher_that_is_down_is_found_before_the_first_stage(
+  serve, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(weights, "initial", lambda *_: pytest.fail("too late"))
+  with serve(lambda prompt, times: 500) as server:
+    teacher = Endpoint(server.url, model="m", temperature=1.0)
+    asks = dataclasses.replace(
+      DEMO,
+      stages=("sft", "difficulty"),
+      difficulty=DifficultyConfig(teacher=teacher),
+    )
+    with pytest.raises(InputError, match=f"teacher: .* {server.url} failed"):
+      run.run(asks, tmp_path)
+    # Nor is it waited for.
+    assert len(server.requests) == 1
+    server.reply = lambda prompt, times: "1"
+    run.check_endpoints(asks, ["sft"])
+    assert len(server.requests) == 2
+    run.check_endpoints(asks, ["sft", "difficulty"])
+    run.check_endpoints(dataclasses.replace(asks, stages=("sft",)), [])
+    assert len(server.requests) == 2
+
+
+def test_a_judge_of_consistency_is_asked_once_too(serve):
+  policy = PolicyConfig(weights={"result": 1.0, "consistency": 0.5})
+  with serve(lambda prompt, times: 400) as server:
+    judged = dataclasses.replace(
+      DEMO,
+      stages=("policy",),
+      policy=policy,
+      consistency=Endpoint(server.url, model="m"),
+    )
+    with pytest.raises(InputError, match=r"config\.consistency: .*BadRequest"):
+      run.check_endpoints(judged, [])
+    unused = dataclasses.replace(policy, weights={"result": 1.0})
+    run.check_endpoints(dataclasses.replace(judged, policy=unused), [])
+    assert len(server.requests) == 1
 
 
 def test_several_pictures_have_room():
