@@ -8,7 +8,7 @@ class Chip(NamedTuple):
   """One chip.
 
   Attributes:
-    memory: bytes of HBM.
+    memory: bytes of HBM that the compiler lets a program take.
     flops: bfloat16 operations a second.
     bandwidth: bytes a second from HBM.
     network: bytes a second between chips, all links together.
@@ -26,12 +26,13 @@ class Chip(NamedTuple):
   slices: tuple[str, ...]
 
 
+GIB = 1 << 30
 _FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 CHIPS = {
-  "v5e": Chip(16 << 30, 197e12, 819e9, 200e9, "v5litepod", 1, _FLAT),
-  "v6e": Chip(32 << 30, 918e12, 1640e9, 448e9, "v6e", 1, _FLAT),
+  "v5e": Chip(int(15.75 * GIB), 197e12, 819e9, 200e9, "v5litepod", 1, _FLAT),
+  "v6e": Chip(int(31.25 * GIB), 918e12, 1640e9, 448e9, "v6e", 1, _FLAT),
   "v5p": Chip(
-    95 << 30,
+    int(95.74 * GIB),
     459e12,
     2765e9,
     600e9,

@@ -31,17 +31,17 @@ os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 import jax  # noqa: E402
 from absl import app, flags  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
+from jax.extend.core import ClosedJaxpr  # noqa: E402
 from jax.sharding import Mesh  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
-from benchmarks import hlo, stages  # noqa: E402
-from benchmarks.chips import CHIPS, Chip  # noqa: E402
+from benchmarks import hlo, stages, traced  # noqa: E402
+from benchmarks.chips import CHIPS, GIB, Chip  # noqa: E402
 from benchmarks.programs import Program  # noqa: E402
 from jaxrl_mm import experiment, pytree, sharding  # noqa: E402
 from jaxrl_mm.errors import InputError  # noqa: E402
 from jaxrl_mm.experiment import Experiment  # noqa: E402
 
-GIB = 1 << 30
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 _TOPOLOGY = flags.DEFINE_string("topology", "v5p:4x4x8", "kind:shape.")
 _ANSWER = flags.DEFINE_integer("answer_tokens", 0, "Mean length; 0: longest.")
@@ -92,37 +92,56 @@ def make_mesh(e: Experiment, kind: str, shape: str) -> Mesh:
   return mesh
 
 
-def measure(program: Program, mesh: Mesh) -> Fit:
-  """Compiles a program and reads what it takes."""
+def measure(program: Program, mesh: Mesh, chip: Chip) -> Fit:
+  """Compiles a program and reads what it takes.
+
+  One whose arrays alone fill the chip is not compiled.
+  """
   arguments = program.arguments()
   known = _named({"an argument": arguments, "lies beside": program.beside})
-  given, beside = _bytes(arguments), _bytes(program.beside)
+  given = Fit(
+    program,
+    _bytes(arguments),
+    0,
+    _bytes(program.beside),
+    {},
+    sorted(known, reverse=True),
+  )
+  if given.total > chip.memory:
+    return given
+  with jax.set_mesh(mesh):
+    program_traced = program.jitted.trace(*arguments, **program.fixed)
+    lowered = program_traced.lower()
   try:
-    with jax.set_mesh(mesh):
-      lowered = program.jitted.lower(*arguments, **program.fixed)
-    compiled = lowered.compile()
+    return _compiled(lowered.compile(), given)
   except jax.errors.JaxRuntimeError as error:
     refusal = hlo.refusal(str(error))
     if refusal is None:
       raise
-    largest = [
-      (size, f"{shape} made in {name or 'the program'}")
-      for size, shape, name in refusal.largest
-    ]
-    counted = given if refusal.with_arguments else 0
-    temporary = max(refusal.used - counted, 0)
-    largest = largest or [(temporary, "arrays made in it, not named")]
-    blame = sorted(largest + known, reverse=True)
-    return Fit(program, given, temporary, beside, {}, blame[:3])
+    return _refused(refusal, given, program_traced.jaxpr)
+
+
+def _compiled(compiled: jax.stages.Compiled, given: Fit) -> Fit:
   m = compiled.memory_analysis()
   own = m.output_size_in_bytes - m.alias_size_in_bytes + m.temp_size_in_bytes
-  return Fit(
-    program,
-    m.argument_size_in_bytes,
-    own + m.generated_code_size_in_bytes,
-    beside,
-    hlo.collectives(compiled.as_text()),
-    sorted(known, reverse=True)[:3],
+  return given._replace(
+    arguments=m.argument_size_in_bytes,
+    temporary=own + m.generated_code_size_in_bytes,
+    collectives=hlo.collectives(compiled.as_text()),
+  )
+
+
+def _refused(refusal: hlo.Refusal, given: Fit, jaxpr: ClosedJaxpr) -> Fit:
+  counted = given.arguments if refusal.with_arguments else 0
+  largest = [
+    (size, f"{shape} made in {name or 'the program'}")
+    for size, shape, name in refusal.largest
+  ]
+  return given._replace(
+    temporary=max(refusal.used - counted, 0),
+    blame=sorted(largest + given.blame, reverse=True)
+    if largest
+    else traced.largest(jaxpr),
   )
 
 
@@ -188,7 +207,7 @@ def describe(fit: Fit, chip: Chip, chips: int) -> dict[str, Any]:
     "calls": fit.program.calls,
     "tokens": fit.program.tokens,
     "collectives": {k: c._asdict() for k, c in fit.collectives.items()},
-    "largest": [what for _, what in fit.blame],
+    "largest": [f"{n / GIB:.2f} GiB {what}" for n, what in fit.blame[:3]],
   }
 
 
@@ -234,10 +253,10 @@ def fits(
   e: Experiment, kind: str, shape: str, answer_tokens: int, only: str
 ) -> Iterator[dict[str, Any]]:
   """Every program of a run on one slice."""
-  mesh = make_mesh(e, kind, shape)
+  mesh, chip = make_mesh(e, kind, shape), CHIPS[kind]
   for program in stages.of_run(e, mesh, answer_tokens):
     if only in f"{program.stage} {program.name}":
-      found = describe(measure(program, mesh), CHIPS[kind], mesh.size)
+      found = describe(measure(program, mesh, chip), chip, mesh.size)
       yield found | {
         "topology": f"{kind}:{shape}",
         "chips": mesh.size,

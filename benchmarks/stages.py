@@ -262,7 +262,7 @@ def _rows_scored(view, of: _Scoring, params, beside=()):
   """Log-probs under the policy, and scores of the reward model."""
   layout, shape = view.setting.layout, jax.ShapeDtypeStruct
   text = (of.rows, layout.completion_tokens)
-  batch = _rows(
+  batch = programs.rows(
     view,
     (
       loader.prompt_shapes(layout, of.rows),

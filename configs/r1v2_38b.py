@@ -1,12 +1,14 @@
-"""Skywork R1V2-38B at its own size: all stages, on a pod.
+"""Skywork R1V2-38B at its own size: all stages, on a v5p-256 slice.
 
+  launch/tpu_pod.sh configs/r1v2_38b.py --type v5p-256 ...
   python -m jaxrl_mm.main --config=configs/r1v2_38b.py --workdir=DIR
 
 The parts are looked for in `checkpoints/`, as they are on the hub:
 OpenGVLab/InternViT-6B-448px-V2_5, Qwen/Qwen2.5-32B-Instruct and Qwen/QwQ-32B,
 and `checkpoints/tokenizer`, QwQ's with the tokens `<img>`, `<IMG_CONTEXT>` and
 `</img>` added; their ids are asked of it and stand nowhere. The data are JSON
-lines (see README.md), `data/<name>.jsonl`.
+lines (see README.md), `data/<name>.jsonl`. Of the 128 chips, 4x4x8,
+eight share the rows of a batch shard (`mesh.tensor`).
 
 The paper (https://arxiv.org/abs/2504.16656) gives the order of the stages, the
 losses and what is frozen, and almost no number. What was chosen, and why:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxrl_mm import sharding
+from jaxrl_mm import pytree, sharding
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.models import lora
 from jaxrl_mm.models.config import ModelConfig
@@ -16,6 +16,9 @@ from jaxrl_mm.models.vlm import Params
 # Gathering a weight for one token a row costs more than the token: no fsdp.
 RULES = sharding.Rules(embed=None)
 FORMS = ("model", "int8")
+# Cast before they are used, by the model itself; the norms of the tower and of
+# the projector are not.
+_NARROW = "(embedder|decoder)/.*|(vision/layers|projector)/.*kernel"
 
 
 @partial(jax.jit, static_argnames=("config", "form"))
@@ -24,9 +27,9 @@ def to_decode(
 ) -> Params:
   """One jitted step from training layout to decode layout.
 
-  Adapters are merged, the decoder is cast to the dtype of the activations, and
-  on the mesh in use every weight is whole over `data` and `fsdp` and cut over
-  `tensor`.
+  Adapters are merged, the decoder and the kernels of the tower are cast to the
+  dtype of the activations, and on the mesh in use every weight is whole over
+  `data` and `fsdp` and cut over `tensor`.
 
   Args:
     config: of the model.
@@ -39,11 +42,12 @@ def to_decode(
       f"weights for rollouts are asked for in the form '{form}'; known are "
       f"{', '.join(FORMS)}"
     )
-  narrow = partial(jax.tree.map, lambda x: x.astype(config.dtype))
-  params = {
-    name: narrow(tree) if name in ("embedder", "decoder") else tree
-    for name, tree in lora.merge(params).items()
-  }
+  params = pytree.map_with_name(
+    lambda name, x: (
+      x.astype(config.dtype) if pytree.matches(_NARROW, name) else x
+    ),
+    lora.merge(params),
+  )
   if form == "int8":
     params |= {"decoder": _quantize_kernels(params["decoder"], "decoder")}
   mesh = jax.sharding.get_abstract_mesh()

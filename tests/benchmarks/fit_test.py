@@ -16,9 +16,12 @@ def fit(*flags):
   return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-@pytest.mark.skipif(
+needs_compiler = pytest.mark.skipif(
   not importlib.util.find_spec("libtpu"), reason="needs the extra 'tpu'"
 )
+
+
+@needs_compiler
 def test_decoding_with_seven_billion_weights_fits_sixteen_chips(tmp_path):
   told = tmp_path / "fit.jsonl"
   slice_ = "--topology=v5p:2x2x4", "--only=policy decode", f"--json={told}"
@@ -29,6 +32,24 @@ def test_decoding_with_seven_billion_weights_fits_sixteen_chips(tmp_path):
   # bfloat16 weights, whole on each chip; the caches lie beside them.
   assert 2 * 7.6e9 < found["arguments_bytes"] < found["chip_bytes"]
   assert found["bound"] == "memory"  # as decoding should be
+
+
+@needs_compiler
+def test_what_does_not_fit_is_named():
+  """Heads too narrow for the kernel write the scores of 16k tokens."""
+  asked = {
+    "topology": "v5e:2x2",
+    "only": "sft train",
+    "config.data.completion_tokens": 16384,
+    "config.sft.micro_batch": 2,
+  }
+  done = fit(
+    "configs/digits_r1v2.py", *(f"--{k}={v}" for k, v in asked.items())
+  )
+  assert done.returncode == 1, done.stderr
+  (line,) = (x for x in done.stdout.splitlines() if "largest: " in x)
+  assert "attention" in line and "float32[" in line and "16412" in line
+  assert "would help: config.sft.micro_batch" in done.stdout
 
 
 def test_an_unknown_chip_is_one_sentence():

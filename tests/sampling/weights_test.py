@@ -42,7 +42,18 @@ def test_adapters_are_merged_and_the_decoder_is_cast(tiny, params, logp):
   kinds = {name: leaf.dtype for name, leaf in pytree.named_leaves(narrow)}
   for name, dtype in kinds.items():
     decoding = name.startswith(("decoder", "embedder"))
-    assert dtype == (jnp.bfloat16 if decoding else jnp.float32), name
+    product = name.startswith(("vision/layers", "projector"))
+    product = product and name.endswith("kernel")
+    assert dtype == (jnp.bfloat16 if decoding or product else jnp.float32), name
+
+
+def test_casting_changes_no_feature(tiny, params):
+  narrow = dataclasses.replace(tiny, dtype="bfloat16")
+  random = np.random.default_rng(0)
+  images = jnp.asarray(random.integers(0, 256, (2, 3, 8, 8, 3), np.uint8))
+  see = jax.jit(partial(vlm.encode_images, narrow))
+  got = see(to_decode(narrow, params), images)
+  np.testing.assert_array_equal(got, see(params, images))
 
 
 def test_int8_kernels_are_within_half_a_step(tiny, params):
