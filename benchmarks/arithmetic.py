@@ -3,8 +3,7 @@
 A product of [n, a] and [a, b] is 2 n a b operations; norms, softmax and rotary
 positions are left out. Bytes are what must come from memory: weights, which
 each batch shard reads for itself in the dtype of the activations, what is kept
-between the passes, caches, and the scores of attention, which are written and
-read in float32.
+between the passes, and caches. The scores of attention never leave the chip.
 """
 
 from typing import NamedTuple
@@ -51,9 +50,8 @@ def decoder_pass(m: ModelConfig, rows: int, length: int, reads: int) -> Work:
   flops = 2 * decoder_weights(d) * length
   flops += 4 * d.layers * d.heads * d.head_dim * pairs
   states = 2 * rows * length * d.layers * d.width * width(m.dtype)
-  scores = 2 * 4 * rows * d.layers * d.heads * length**2
   weights = reads * decoder_weights(d) * width(m.dtype)
-  return Work(rows * flops, states + scores + weights)
+  return Work(rows * flops, states + weights)
 
 
 def head(m: ModelConfig, tokens: int, reads: int) -> Work:

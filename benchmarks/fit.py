@@ -34,7 +34,7 @@ from jax.experimental import topologies  # noqa: E402
 from jax.sharding import Mesh  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
-from benchmarks import hlo, programs  # noqa: E402
+from benchmarks import hlo, stages  # noqa: E402
 from benchmarks.chips import CHIPS, Chip  # noqa: E402
 from benchmarks.programs import Program  # noqa: E402
 from jaxrl_mm import experiment, pytree, sharding  # noqa: E402
@@ -94,11 +94,12 @@ def make_mesh(e: Experiment, kind: str, shape: str) -> Mesh:
 
 def measure(program: Program, mesh: Mesh) -> Fit:
   """Compiles a program and reads what it takes."""
-  beside, known = _bytes(program.beside), _named(program)
-  given = _bytes(program.arguments)
+  arguments = program.arguments()
+  known = _named({"an argument": arguments, "lies beside": program.beside})
+  given, beside = _bytes(arguments), _bytes(program.beside)
   try:
     with jax.set_mesh(mesh):
-      lowered = program.jitted.lower(*program.arguments, **program.fixed)
+      lowered = program.jitted.lower(*arguments, **program.fixed)
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
     refusal = hlo.refusal(str(error))
@@ -141,9 +142,8 @@ def _of_chip(leaf) -> int:
   return math.prod(shape) * leaf.dtype.itemsize
 
 
-def _named(program: Program) -> list[tuple[int, str]]:
-  """Every array the program is given or lies beside it."""
-  parts = {"an argument": program.arguments, "lies beside": program.beside}
+def _named(parts: dict[str, Any]) -> list[tuple[int, str]]:
+  """(bytes of a chip, what it is) of every array, by what it is there for."""
   return [
     (_of_chip(leaf), f"{name} {tuple(leaf.shape)}, {what}")
     for what, tree in parts.items()
@@ -235,7 +235,7 @@ def fits(
 ) -> Iterator[dict[str, Any]]:
   """Every program of a run on one slice."""
   mesh = make_mesh(e, kind, shape)
-  for program in programs.of_run(e, mesh, answer_tokens):
+  for program in stages.of_run(e, mesh, answer_tokens):
     if only in f"{program.stage} {program.name}":
       found = describe(measure(program, mesh), CHIPS[kind], mesh.size)
       yield found | {

@@ -95,15 +95,15 @@ def get_config(variant: str = "stable_reinforce"):
   )
   return to_config(
     Experiment(
-      model=models.digits(),
+      model=models.digits(vocab=80),
       stages=("sft", "difficulty", "cold_start", "policy"),
       mesh=MeshConfig(cpu_devices=2),
       data=DataConfig(
         demonstrations="digits/train + digit-pairs/train",
         labelled=200,
         prompts="digit-pairs/train",
-        prompt_tokens=56,
-        completion_tokens=38,
+        prompt_tokens=52,
+        completion_tokens=48,
       ),
       sft=supervised(400, 2e-3),
       difficulty=DifficultyConfig(questions=4096, batch=256),

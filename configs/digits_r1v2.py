@@ -28,8 +28,8 @@ Where the paper is silent, and why it is so here:
   policy        Clip 0.2 and group size 8 are the values of its predecessor and
                 of GRPO; no KL term, as in equation 8. The buffer holds as many
                 rows as four batches have; as one row in five teaches something,
-                it reaches about twenty updates back. The learned score counts 0.2
-                where it is positive: a raw one would drown rules of 0 and 1.
+                it reaches about twenty updates back. The learned score counts
+                0.2 where it is positive: a raw one would drown rules of 0, 1.
                 No pool: every question is drawn anew and never seen twice.
   thresholds    Hallucination, the share of named digits that are not there, is
                 watched with weight 0; the thresholds stay. What they do when

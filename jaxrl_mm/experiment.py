@@ -219,8 +219,21 @@ def check(e: Experiment, shards: int) -> None:
   rewards(e)
   if "assemble" in e.stages:
     _check_assemble(e)
+  if "preference" in e.stages and "reward_model" not in e.stages:
+    _check_unscored(e)
   if "policy" in e.stages:
     _check_policy(e)
+    _check_learned(e)
+
+
+def _check_unscored(e: Experiment) -> None:
+  """Without a reward model all scores are equal."""
+  if e.preference.threshold > 0:
+    raise InputError(
+      f"config.preference.threshold is {e.preference.threshold} and there is "
+      "no reward model to score pairs; add 'reward_model' to config.stages, or "
+      "set the threshold to 0"
+    )
 
 
 def _check_assemble(e: Experiment) -> None:
@@ -234,8 +247,20 @@ def _check_assemble(e: Experiment) -> None:
 
 
 def _check_policy(e: Experiment) -> None:
-  """The parts of the reward, and what they need."""
+  """The algorithm and the sampler."""
   policy.make_algorithm(e.policy, e.seed)
+  name = e.policy.algorithm["name"]
+  if e.policy.samples_per_prompt == 1 and name not in policy.WITHOUT_GROUPS:
+    raise InputError(
+      f"config.policy.samples_per_prompt is 1 and '{name}' compares the "
+      "answers to a question, so nothing could be learned; raise it, or choose "
+      f"one of {', '.join(policy.WITHOUT_GROUPS)}"
+    )
+  if e.policy.temperature <= 0:
+    raise InputError(
+      f"config.policy.temperature is {e.policy.temperature} and rollouts are "
+      "drawn at random; set it above 0"
+    )
   for name in ("cache", "decode_weights"):
     if (form := getattr(e.policy, name)) not in FORMS:
       raise InputError(
@@ -243,6 +268,10 @@ def _check_policy(e: Experiment) -> None:
       )
   if not all(e.policy.stop):
     raise InputError("config.policy.stop has an empty string; take it out")
+
+
+def _check_learned(e: Experiment) -> None:
+  """The learned part of the reward, and what it needs."""
   learned = e.policy.learned
   if learned and "reward_model" not in e.stages:
     raise InputError(
@@ -448,7 +477,7 @@ def claim_folder(workdir: Path, experiment: Experiment) -> None:
 
 def _check_same(workdir: Path, there: Any, here: Any) -> None:
   """Raises InputError if what has been done would not be done so again."""
-  ahead = [n for n in there["stages"] if not _has_begun(workdir / n)]
+  ahead = [n for n in there.get("stages", ()) if not _has_begun(workdir / n)]
   free = (*_MAY_CHANGE, *(f"{name}." for name in ahead))
   other, mine = _flat(there), _flat(here)
   changed = [

@@ -39,7 +39,7 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
   """Step -> learning rate, over a stage of `steps` updates."""
   if config.schedule not in ("constant", "cosine"):
     raise InputError(
-      f"config.optimizer.schedule is '{config.schedule}'; it can be 'constant' "
+      f"an optimizer's schedule is '{config.schedule}'; it can be 'constant' "
       "or 'cosine'"
     )
   if config.schedule == "cosine":

@@ -26,7 +26,8 @@ def is_near() -> bool:
   """Whether to save and end now; once it is, it stays so.
 
   All processes must ask equally often. They get the same answer, though the
-  signal may have reached one of them alone.
+  signal may have reached one of them alone; several wait for the programs in
+  flight.
   """
   return sharding.sum_over_processes(float(_ASKED.is_set())) > 0
 

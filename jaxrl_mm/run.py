@@ -43,6 +43,8 @@ from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.optimizer import make_optimizer, split_trainable
 from jaxrl_mm.rewards import choice
 from jaxrl_mm.rewards.compose import Term
+from jaxrl_mm.rewards.endpoint import Endpoint
+from jaxrl_mm.rewards.judge import JudgeDown
 from jaxrl_mm.train import assemble, policy, preference, reward_model, sft
 from jaxrl_mm.train import difficulty as labelling
 from jaxrl_mm.train.loop import Setting
@@ -209,6 +211,8 @@ def run(e: Experiment, workdir: Path) -> dict[str, Any]:
   check_stages(e)
   experiment.check(e, mesh.shape["data"] * mesh.shape["fsdp"])
   claim(workdir, e)
+  told = summary.read(workdir)
+  check_endpoints(e, told["stages"])
   setting = make_setting(e, mesh)
   opened = open_sources(e, setting, workdir)
   with jax.set_mesh(mesh):
@@ -217,7 +221,7 @@ def run(e: Experiment, workdir: Path) -> dict[str, Any]:
     probe = make_blindness(setting, opened.held_out, *sizes)
     r = Run(e, setting, opened, probe, workdir)
     measure = make_measure(r)
-    shapes, told = weights.shapes(e), summary.read(workdir)
+    shapes = weights.shapes(e)
     check_optimizers(e, shapes)
     check_room(e, workdir, shapes, told["stages"])
     models = Models(policy=weights.initial(e, mesh))
@@ -256,6 +260,37 @@ def claim(workdir: Path, e: Experiment) -> None:
     raise InputError(
       problem or f"another process cannot use {workdir}; its message says why"
     )
+
+
+def check_endpoints(e: Experiment, done: Collection[str]) -> None:
+  """Asks the models that a stage to come will ask, each once.
+
+  Args:
+    e: the experiment.
+    done: stages that will not ask again.
+
+  Raises:
+    InputError: one of them does not answer.
+  """
+  problem = ""
+  if jax.process_index() == 0:
+    for name, endpoint in _endpoints(e, done).items():
+      try:
+        dataclasses.replace(endpoint, retries=0)(["Say 1."])
+      except JudgeDown as error:
+        problem = problem or f"config.{name}: {error}"
+  if problem := sharding.of_first_process(problem):
+    raise InputError(problem)
+
+
+def _endpoints(e: Experiment, done: Collection[str]) -> dict[str, Endpoint]:
+  """Those of the stages to come, by their place in the config."""
+  left, asked = set(e.stages) - set(done), {}
+  if "difficulty" in left and e.difficulty.teacher.base_url:
+    asked["difficulty.teacher"] = e.difficulty.teacher
+  if "policy" in left and e.consistency and "consistency" in e.policy.weights:
+    asked["consistency"] = e.consistency
+  return asked
 
 
 def check_room(
@@ -340,6 +375,15 @@ def make_measure(r: Run) -> Callable[[str, Models], dict[str, float]]:
   return measure
 
 
+# (stage, one that uses what it makes)
+_BEFORE = (
+  ("difficulty", "cold_start"),
+  ("difficulty", "policy"),
+  ("reward_model", "preference"),
+  ("reward_model", "policy"),
+)
+
+
 def check_stages(e: Experiment) -> None:
   """Raises InputError if the config asks for a stage that does not exist."""
   for name in e.stages:
@@ -356,6 +400,12 @@ def check_stages(e: Experiment) -> None:
       "config.stages has 'cold_start' and not 'difficulty', which finds what "
       "it learns from; add it"
     )
+  for maker, user in _BEFORE:
+    if maker in e.stages and user in e.stages[: e.stages.index(maker)]:
+      raise InputError(
+        f"config.stages has '{user}' before '{maker}', which makes what it "
+        "uses; exchange them"
+      )
 
 
 def check_facts(e: Experiment, prompts: Source) -> None:

@@ -16,6 +16,7 @@ from jaxrl_mm.train.assemble import AssembleConfig
 from jaxrl_mm.train.difficulty import DifficultyConfig
 from jaxrl_mm.train.loop import LoopConfig
 from jaxrl_mm.train.policy import PolicyConfig
+from jaxrl_mm.train.preference import PreferenceConfig
 from jaxrl_mm.train.sft import SftConfig
 
 ROOT = Path(__file__).parent.parent
@@ -76,6 +77,20 @@ def test_an_unknown_value_is_named():
       "policy.decode_weights is 'x'; known are model, int8",
     ),
     ({"policy": PolicyConfig(stop=("a", ""))}, "stop has an empty string"),
+    ({"policy": PolicyConfig(temperature=0.0)}, "temperature is 0.0 and"),
+    (
+      {
+        "policy": PolicyConfig(samples_per_prompt=1, algorithm={"name": "rloo"})
+      },
+      "samples_per_prompt is 1 and 'rloo' compares.*stable_reinforce",
+    ),
+    (
+      {
+        "stages": ("preference",),
+        "preference": PreferenceConfig(threshold=1.0),
+      },
+      "preference.threshold is 1.0 and there is no reward model",
+    ),
     (
       {
         "stages": ("assemble",),

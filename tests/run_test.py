@@ -17,6 +17,8 @@ from jaxrl_mm.experiment import DataConfig, Experiment
 from jaxrl_mm.models import config as models
 from jaxrl_mm.models.huggingface import families
 from jaxrl_mm.optimizer import OptimizerConfig
+from jaxrl_mm.rewards.endpoint import Endpoint
+from jaxrl_mm.train.difficulty import DifficultyConfig
 from jaxrl_mm.train.policy import PolicyConfig
 from jaxrl_mm.train.sft import SftConfig
 
@@ -32,6 +34,12 @@ def test_a_small_vocabulary_is_refused():
 def test_an_unknown_stage_is_named():
   with pytest.raises(InputError, match="'dpo'; known are .*sft.*policy"):
     run.check_stages(dataclasses.replace(DEMO, stages=("sft", "dpo")))
+
+
+def test_a_stage_comes_after_what_it_needs():
+  stages = ("sft", "policy", "reward_model")
+  with pytest.raises(InputError, match="'policy' before 'reward_model'"):
+    run.check_stages(dataclasses.replace(DEMO, stages=stages))
 
 
 def test_nothing_is_trained_before_the_parts_are_put_together():
@@ -70,6 +78,45 @@ def test_a_replay_buffer_needs_room_in_the_checkpoints(tmp_path, monkeypatch):
     run.check_room(e, tmp_path, weights, ())
   disk.free = 2 * pictures
   run.check_room(e, tmp_path, weights, ())
+
+
+def test_a_teacher_that_is_down_is_found_before_the_first_stage(
+  serve, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(weights, "initial", lambda *_: pytest.fail("too late"))
+  with serve(lambda prompt, times: 500) as server:
+    teacher = Endpoint(server.url, model="m", temperature=1.0)
+    asks = dataclasses.replace(
+      DEMO,
+      stages=("sft", "difficulty"),
+      difficulty=DifficultyConfig(teacher=teacher),
+    )
+    with pytest.raises(InputError, match=f"teacher: .* {server.url} failed"):
+      run.run(asks, tmp_path)
+    # Nor is it waited for.
+    assert len(server.requests) == 1
+    server.reply = lambda prompt, times: "1"
+    run.check_endpoints(asks, ["sft"])
+    assert len(server.requests) == 2
+    run.check_endpoints(asks, ["sft", "difficulty"])
+    run.check_endpoints(dataclasses.replace(asks, stages=("sft",)), [])
+    assert len(server.requests) == 2
+
+
+def test_a_judge_of_consistency_is_asked_once_too(serve):
+  policy = PolicyConfig(weights={"result": 1.0, "consistency": 0.5})
+  with serve(lambda prompt, times: 400) as server:
+    judged = dataclasses.replace(
+      DEMO,
+      stages=("policy",),
+      policy=policy,
+      consistency=Endpoint(server.url, model="m"),
+    )
+    with pytest.raises(InputError, match=r"config\.consistency: .*BadRequest"):
+      run.check_endpoints(judged, [])
+    unused = dataclasses.replace(policy, weights={"result": 1.0})
+    run.check_endpoints(dataclasses.replace(judged, policy=unused), [])
+    assert len(server.requests) == 1
 
 
 def test_several_pictures_have_room():

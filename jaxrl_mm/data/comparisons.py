@@ -1,6 +1,5 @@
 """Pairs of responses to a question about a picture, for training a judge."""
 
-import re
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -118,15 +117,17 @@ def _demonstrate(analysis, answer):
 
 # ---------------------------------------------------------------- digits
 DIGIT_PAIRS = "digit-pairs"
-_FLAWS = {"digit": 0.8, "result": 0.1, "form": 0.1}
+_PLACES = {2: ("left", "right"), 3: ("left", "middle", "right")}
+_WRONG_DIGIT = 0.9
 
 
 class DigitPairs:
   """A right and a wrong response to each question of `sources.Digits`.
 
-  The responses have the form that `Digits` demonstrates. The wrong one names a
-  digit that is not there and is else correct, so that only the picture tells
-  (80 %); or has another result (10 %); or is right without the tags (10 %).
+  A response says what stands where, and its answer: "left 9, right 6: 1". The
+  wrong one names a digit that is not there and is else correct, so that only
+  the picture tells (90 %); or has another answer (10 %). An analysis begins
+  with what is there, then goes through either response in the same words.
 
   Args:
     split, size, seed, labelled: see `sources.Digits`.
@@ -142,53 +143,53 @@ class DigitPairs:
   def __getitem__(self, index: int) -> Pair:
     example = self._digits[index]
     rng = np.random.default_rng((self._seed, index, 1))
-    truth = _claims(example.demonstration)
-    digits = [int(d) for d in example.facts.split(",")]
-    worse = _spoil(example.question, digits, rng)
-    said = [truth, _claims(worse)]
+    truth = [*example.facts.split(","), example.answer]
+    wrong = _spoil(example.question, truth, rng)
     return Pair(
       name=example.name.replace("digits", DIGIT_PAIRS),
       pictures=example.pictures,
       question=example.question,
-      better=example.demonstration,
-      worse=worse,
-      analyses=(_analyse(truth, *said), _analyse(truth, *said[::-1])),
+      better=_say(truth, truth),
+      worse=_say(wrong, wrong),
+      analyses=(
+        _analyse(truth, truth, wrong),
+        _analyse(truth, wrong, truth),
+      ),
     )
 
 
-def _claims(response):
-  """What a response says: the digits it sees, and its answer."""
-  thought, _, rest = re.sub("</?think>", " ", response).strip().partition(" ")
-  answer = re.findall("<answer>(.*)</answer>", rest) or ["-"]
-  return [*re.findall(r"\d", thought.partition("=")[0]), *answer]
+def _say(claims, truth):
+  """Digits and answer in words, with a mark on those that are not true."""
+  *digits, answer = (
+    claim if claim == true else f"{claim} wrong"
+    for claim, true in zip(claims, truth)
+  )
+  named = zip(_PLACES[len(digits)], digits)
+  return ", ".join(f"{place} {digit}" for place, digit in named) + f": {answer}"
 
 
 def _analyse(truth, first, second):
-  """Side by side: what is there, what either response says, what is wrong."""
-  say = lambda true, claim: claim if claim == true else f"{claim} wrong"
-  rows = zip(truth, first, second)
-  return "\n".join(f"{t}:{say(t, a)},{say(t, b)}" for t, a, b in rows)
+  """What is there; then what either response says of it."""
+  return "\n".join(_say(claims, truth) for claims in (truth, first, second))
 
 
-def _spoil(question, digits, rng):
-  """A wrong response to a question about these digits."""
-  flaw = rng.choice(list(_FLAWS), p=list(_FLAWS.values()))
-  if flaw == "digit":
+def _spoil(question, truth, rng):
+  """The claims of a wrong response to a question."""
+  *digits, answer = map(int, truth)
+  if rng.random() < _WRONG_DIGIT:
     place = rng.integers(len(digits))
-    other = (digits[place] + int(rng.integers(1, 10))) % 10
-    digits = [*digits[:place], other, *digits[place + 1 :]]
-  thought, answer = sources.solve(question, digits)
-  if flaw == "form":
-    return f"{thought} {answer}"
-  if flaw == "result":
-    other = str(abs(int(answer) + int(rng.choice((-1, 1)))))
-    thought, answer = thought.replace(f"={answer}", f"={other}"), other
-  return f"<think>{thought}</think><answer>{answer}</answer>"
+    digits[place] = (digits[place] + int(rng.integers(1, 10))) % 10
+    answer = sources.solve(question, digits)[1]
+  else:
+    answer = abs(answer + int(rng.choice((-1, 1))))
+  return [*map(str, digits), str(answer)]
 
 
 def digit_pair_texts() -> list[str]:
   """Every word and sign of the digit pairs, for their tokenizer."""
-  return [*sources.digits_texts(), _BRIEF, "-: wrong", "response 1 is better"]
+  digits = " 0 1 2 3 4 5 6 7 8 9"
+  words = "left:, left middle right wrong\nresponse is better"
+  return [*sources.digits_texts(), _BRIEF, words, digits]
 
 
 # ------------------------------------------------------------ JSON lines

@@ -51,12 +51,13 @@ def load(folder: str) -> Tokenizer:
 def build(texts: Iterable[str]) -> Tokenizer:
   """A word-level tokenizer that knows the words of `texts` and no others.
 
-  Words keep the space before them and digits stand alone, so decoding is
-  plain joining. It has the special tokens and the chat form of Qwen2.
+  Words and digits keep the space before them and a digit stands alone, so
+  decoding is plain joining. It has the special tokens and the chat form of
+  Qwen2.
   """
   special = [PAD, START, END, IMAGE_START, IMAGE_TOKEN, IMAGE_END, *TAGS]
   pieces = pre_tokenizers.Split(
-    tokenizers.Regex(r" ?[A-Za-z]+|\d|\s|[^\w\s]"), "isolated"
+    tokenizers.Regex(r" ?[A-Za-z]+| ?\d|\s|[^\w\s]"), "isolated"
   )
   words = {w for text in texts for w, _ in pieces.pre_tokenize_str(text)}
   vocabulary = [*special, "<unk>", *sorted(words)]

@@ -13,6 +13,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import (
+  BlockSizes,
   CausalMask,
   MultiHeadMask,
   SegmentIds,
@@ -24,6 +25,9 @@ from jaxrl_mm import sharding
 
 # Lanes of a TPU: splash attention cuts sequence and head width into these.
 LANES = 128
+# The kernel's own default is LANES, at which a TPU waits more than it computes;
+# MaxText trains with this.
+LARGEST_BLOCK = 512
 
 
 def splash_fits(q: Float[Array, "B T H E"]) -> bool:
@@ -43,8 +47,9 @@ def splash(
 ) -> Float[Array, "B T H E"]:
   """Each real token attends to the real tokens up to itself, on a TPU.
 
-  What stands at the other places is finite. `interpret` runs the kernel step
-  by step, on any platform.
+  Neither pass writes the logits: kept for the backward one are q, k, v, the
+  output and a float32 a query and head. What stands at the other places is
+  finite. `interpret` runs the kernel step by step, on any platform.
   """
   local = partial(_splash, interpret)
   if not jax.sharding.get_abstract_mesh().empty:
@@ -67,11 +72,29 @@ def _splash(interpret, q, k, v, real):
   fill = lambda x: jnp.pad(x, [(0, 0), (0, room)] + [(0, 0)] * (x.ndim - 2))
   q, k, v = (jnp.swapaxes(fill(x), 1, 2) for x in (q * width**-0.5, k, v))
   mask = MultiHeadMask([CausalMask((length + room,) * 2)] * heads)
-  attend = make_splash_mha_single_device(mask, interpret=interpret)
+  attend = make_splash_mha_single_device(
+    mask, block_sizes=_blocks(length + room), interpret=interpret
+  )
   # Padding attends to padding: the kernel divides by the sum of the weights.
   segment = fill(real).astype(jnp.int32)
   out = jax.vmap(attend)(q, k, v, SegmentIds(segment, segment))
   return jnp.swapaxes(out, 1, 2)[:, :length]
+
+
+def _blocks(length: int) -> BlockSizes:
+  """The largest blocks that divide the length, the same in all kernels."""
+  size = next(n for n in range(LARGEST_BLOCK, 0, -LANES) if length % n == 0)
+  names = (
+    "block_q",
+    "block_kv",
+    "block_kv_compute",
+    "block_q_dkv",
+    "block_kv_dkv",
+    "block_kv_dkv_compute",
+    "block_q_dq",
+    "block_kv_dq",
+  )
+  return BlockSizes(**dict.fromkeys(names, size))
 
 
 def cudnn_fits(q: Float[Array, "B T H E"], k: Float[Array, "B S K E"]) -> bool:

@@ -14,7 +14,7 @@ from jaxrl_mm.rewards import format as form
 from jaxrl_mm.rewards.judge import Judge
 
 _CONCLUSION_LINES = 3
-_BETTER = re.compile(r"response (\d) is better")
+_BETTER = re.compile(r"response (\d) is better", re.IGNORECASE)
 _PROMPT = """\
 You check whether two statements about a comparison of two responses agree. \
 Be strict.

@@ -186,12 +186,6 @@ def sizes(
   # More rows at once would wait for slots, and their places with them.
   chunk = max(min(PREFILL_TOKENS // length, slots // samples // 2), 1)
   # Room for a chunk beside the rows in slots, so that it never has to wait.
-  # More rows at once would wait for slots, and their places with them.
-  chunk = max(min(PREFILL_TOKENS // length, slots // samples // 2), 1)
-  # Room for a chunk beside the rows in slots, so that it never has to wait.
-  # More rows at once would wait for slots, and their places with them.
-  chunk = max(min(PREFILL_TOKENS // length, slots // samples // 2), 1)
-  # Room for a chunk beside the rows in slots, so that it never has to wait.
   places = min(-(-PLACES_PER_FULL_GROUP * slots // samples), slots + chunk)
   places = prompts if slots == prompts * samples else min(places, prompts)
   return Sizes(places, slots, min(chunk, places))

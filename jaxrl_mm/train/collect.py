@@ -247,6 +247,8 @@ def _record(tokenizer, question, two, tokens, mask, scores, logp) -> Record:
 
 # (params, prompts, tokens, mask) -> one number a row
 OfRows = Callable[..., Float[Array, " B"]]
+# (params, prompts, tokens, mask) -> one number a token
+OfTokens = Callable[..., Float[Array, "B T"]]
 
 
 def make_logp(
@@ -262,6 +264,32 @@ def make_logp(
   return _logp(
     setting.model, setting.image_token, samples_per_prompt, micro_batch
   )
+
+
+def make_token_logp(
+  setting: Setting,
+  samples_per_prompt: int,
+  micro_batch: int,
+  temperature: float,
+) -> OfTokens:
+  """A jitted function: log-prob of each token of the completions, in nats.
+
+  Args:
+    setting, samples_per_prompt, micro_batch: as in `make_logp`.
+    temperature: of the sampler that drew them.
+  """
+
+  def few(params, rows):
+    return vlm.completion_logp(
+      setting.model,
+      params,
+      *rows,
+      image_token=setting.image_token,
+      samples_per_prompt=samples_per_prompt,
+      temperature=temperature,
+    )[0]
+
+  return _by_rows(few, micro_batch)
 
 
 def make_score(
@@ -322,7 +350,7 @@ def _score(
   return _by_rows(few, micro_batch)
 
 
-def _by_rows(few, micro_batch) -> OfRows:
+def _by_rows(few, micro_batch):
   return jax.jit(
     lambda params, *rows: map_rows(partial(few, params), rows, micro_batch)
   )

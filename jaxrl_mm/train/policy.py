@@ -34,7 +34,7 @@ from jaxrl_mm.sampling.schedule import Schedule
 from jaxrl_mm.sampling.weights import to_decode
 from jaxrl_mm.structs import Metrics, Trajectories
 from jaxrl_mm.train import journal
-from jaxrl_mm.train.collect import make_score
+from jaxrl_mm.train.collect import make_score, make_token_logp
 from jaxrl_mm.train.loop import Setting, init_state, process_batches, run_stage
 from jaxrl_mm.train.sample import (
   make_sample,
@@ -61,6 +61,8 @@ NAMED = {
   "rloo": algorithms.rloo,
   "stable_reinforce": algorithms.stable_reinforce,
 }
+# One sample of a question is enough for them.
+WITHOUT_GROUPS = ("reinforce", "reinforce_plus_plus", "stable_reinforce")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,13 +99,15 @@ class PolicyConfig:
     temperature, top_k, top_p: of the sampler.
     cache: form of keys and values in the sampler, see `decode.Sampling`.
     decode_weights: form of the weights in the sampler, see
-      `sampling.weights.to_decode`; `sampler_gap` in the metrics shows what
-      "int8" costs.
+      `sampling.weights.to_decode`. Where this or the cache is rounded, the
+      trainer's own log-probs are computed too and weigh each token (truncated
+      importance sampling); `sampler_gap` in the metrics is the difference.
     stop: strings that end an answer.
     refill: how often a step may ask further questions in place of those whose
-      answers were all right or all wrong, see `rollout.refill`.
+      answers the rules find equal, see `rollout.refill`.
     schedule: how sampling is cut, see `Schedule`.
-    algorithm: `name` and the arguments of that function in `algorithms`.
+    algorithm: `name` and the arguments of that function in `algorithms`; the
+      reference of a `kl_weight` is the policy the stage begins with.
     weights: of the reward terms.
     shuffle_rewards: the control that must not learn.
     learned: the reward model's part of the reward, or None.
@@ -145,6 +149,16 @@ class PolicyConfig:
   def rows(self) -> int:
     """B, rows of one step."""
     return self.prompts_per_step * self.samples_per_prompt
+
+  @property
+  def needs_reference(self) -> bool:
+    """Whether the algorithm keeps the policy near that of the start."""
+    return self.algorithm.get("kl_weight", 0) > 0
+
+  @property
+  def needs_trainer(self) -> bool:
+    """Whether the sampler rounds: its log-probs are not the trainer's."""
+    return not self.cache == self.decode_weights == "model"
 
   @property
   def updates(self) -> int:
@@ -208,6 +222,7 @@ def run(
   if config.pool:
     source = filter_prompts(setting, config, params, source, draw, folder)
   shapes = trajectory_shapes(setting.layout, config, list(terms))
+  add_logp = _make_logp(setting, config, trained, frozen)
   memory_of = lambda: algorithm.transform.init(optax.tree.zeros_like(shapes))
   state, layout = init_state(
     trained,
@@ -226,6 +241,7 @@ def run(
 
   def learn(state, trajectories):
     trajectories = add_learned(trajectories, state.algorithm[1])
+    trajectories = add_logp(trajectories, state.params)
     state, metrics, shown = update(state, frozen, trajectories)
     jax.block_until_ready(state.step)
     return state, metrics, shown
@@ -355,6 +371,31 @@ def _make_learned(setting, config, reward):
   return add_learned
 
 
+def _make_logp(setting, config, trained, frozen):
+  """A function that adds the log-probs that the algorithm asks for.
+
+  The reference is the policy that the stage begins with: the frozen weights,
+  and a second copy of the trained ones alone.
+  """
+  reference = (
+    jax.tree.map(jnp.copy, trained) if config.needs_reference else None
+  )
+  sizes = config.samples_per_prompt, config.micro_batch, config.temperature
+  logp = make_token_logp(setting, *sizes)
+
+  def add_logp(t, params):
+    of = lambda weights: logp(
+      pytree.join(weights, frozen), t.prompts, t.tokens, t.mask
+    )
+    if config.needs_reference:
+      t = t._replace(reference_logp=of(reference))
+    if config.needs_trainer:
+      t = t._replace(trainer_logp=of(params))
+    return t
+
+  return add_logp
+
+
 def _add_term(weight, t: Trajectories, learned) -> Trajectories:
   """What the rules decided stays what the buffer goes by."""
   rewards = t.rewards + weight * learned
@@ -407,7 +448,7 @@ def filter_prompts(
   if not kept:
     raise InputError(
       f"{folder.name}: all {config.pool} questions of config.policy.pool were "
-      "answered all right or all wrong; raise it, or set it to 0"
+      "answered with equal rewards; raise it, or set it to 0"
     )
   return Subset(source, kept)
 
@@ -427,6 +468,7 @@ def trajectory_shapes(
   shape = jax.ShapeDtypeStruct
   row = shape((rows,), jnp.float32)
   text = lambda dtype: shape((rows, length), dtype)
+  if_needed = lambda needed: text(jnp.float32) if needed else None
   return Trajectories(
     tokens=text(jnp.int32),
     mask=text(bool),
@@ -437,6 +479,8 @@ def trajectory_shapes(
     advantages=row,
     prompts=loader.prompt_shapes(layout, rows),
     terms=dict.fromkeys(names, row),
+    reference_logp=if_needed(config.needs_reference),
+    trainer_logp=if_needed(config.needs_trainer),
   )
 
 

@@ -160,13 +160,21 @@ def write_samples(
       "completion": completion,
       "terms": {name: float(x[i]) for name, x in shown.terms.items()},
       "reward": float(shown.rewards[i]),
-      "advantage": float(shown.advantages[i]),
+      "advantage": _advantage(shown, i),
       "replayed": bool(was_replayed),
     }
     | (_picture(setting, shown.prompts, i) if i in with_picture else {})
     for i, (prompt, completion, was_replayed) in enumerate(columns)
   ]
   append_lines(folder / "samples.jsonl", lines)
+
+
+def _advantage(shown: Trajectories, row: int) -> float:
+  """Of a row; the mean over its tokens where each has its own."""
+  advantage = shown.advantages[row]
+  return float(
+    np.mean(advantage[shown.mask[row]] if np.ndim(advantage) else advantage)
+  )
 
 
 def _picture(setting: Setting, prompts: Prompts, row: int) -> dict[str, str]:

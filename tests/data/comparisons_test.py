@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from jaxrl_mm.data import comparisons, sources
+from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.comparisons import Comparisons, DigitPairs, Pair
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.rewards import choice, consistency
@@ -54,35 +55,37 @@ def test_a_pair_without_an_analysis_has_no_demonstration():
 PAIRS = DigitPairs("train", size=200, seed=3)
 
 
+def _claims(text):
+  """Digits by place, and the answer: "left 3, right 9: 12"."""
+  places, answer = text.split(": ")
+  return [p.split(" ") for p in places.split(", ")], answer
+
+
 def test_the_better_digit_response_is_right_and_the_worse_is_not():
-  kinds = {"digit": 0, "result": 0, "form": 0}
+  kinds = {"digit": 0, "result": 0}
   for i in range(200):
     pair, truth = PAIRS[i], sources.Digits("train", size=200, seed=3)[i]
-    assert pair.better == truth.demonstration != pair.worse
-    if not form.r1([pair.worse], [""])[0]:
-      assert (
-        pair.worse
-        == re.sub("<[^>]*>", " ", truth.demonstration)
-        .replace("  ", " ")
-        .strip()
-      )
-      kinds["form"] += 1
-      continue
-    seen = re.findall(r"\d", pair.worse.partition("</think>")[0].split("=")[0])
-    if ",".join(seen) == truth.facts:
-      assert form.answer_of(pair.worse) != truth.answer
+    facts = truth.facts.split(",")
+    names = (
+      ["left", "middle", "right"] if len(facts) == 3 else ["left", "right"]
+    )
+    there = [list(pair) for pair in zip(names, facts)]
+    assert _claims(pair.better) == (there, truth.answer)
+    said, answer = _claims(pair.worse)
+    if said == there:
+      assert abs(int(answer) - int(truth.answer)) == 1
       kinds["result"] += 1
       continue
     # Another digit, and what follows from it: no text betrays it.
-    thought, answer = sources.solve(pair.question, [int(d) for d in seen])
-    assert pair.worse == f"<think>{thought}</think><answer>{answer}</answer>"
-    assert sum(a != b for a, b in zip(seen, truth.facts.split(","))) == 1
+    assert sum(a != b for a, b in zip(said, there)) == 1
+    digits = [int(digit) for _, digit in said]
+    assert answer == sources.solve(pair.question, digits)[1]
     kinds["digit"] += 1
-  np.testing.assert_allclose(kinds["digit"] / 200, 0.8, atol=0.08)
+  np.testing.assert_allclose(kinds["digit"] / 200, 0.9, atol=0.06)
   assert min(kinds.values()) > 5
 
 
-def test_an_analysis_finds_fault_with_the_worse_response_alone():
+def test_an_analysis_says_what_is_there_and_finds_fault_with_the_worse_alone():
   source = Comparisons(PAIRS, FORM)
   for i in range(100):
     example = source[i]
@@ -92,10 +95,27 @@ def test_an_analysis_finds_fault_with_the_worse_response_alone():
       [example.demonstration], InProcess(consistency.by_rule)
     )
     assert verdict == [1]
-    lines = re.findall(r"\S+:(.*),(.*)", example.demonstration)
-    faults = np.array([["wrong" in said for said in line] for line in lines])
-    worse = 2 - int(example.answer)
-    assert faults[:, worse].any() and not faults[:, 1 - worse].any()
+    thought = example.demonstration.removeprefix("<think>")
+    there, *reviews, _ = thought.split("\n")
+    assert there == PAIRS[i].better
+    said = [review.replace(" wrong", "") for review in reviews]
+    assert said == example.question.split("|")[1:]
+    # Every part that differs is marked, and no other.
+    for review in reviews:
+      parts = zip(*(re.split(", |: ", text) for text in (there, review)))
+      assert all((a != b) == (b.endswith(" wrong")) for a, b in parts)
+    faults = ["wrong" in review for review in reviews]
+    assert faults == [example.answer == "2", example.answer == "1"]
+
+
+def test_the_vocabulary_has_every_word_of_the_pairs():
+  tokenizer = tok.build(comparisons.digit_pair_texts())
+  source = comparisons.open_source("digit-pairs/train", size=200, seed=3)
+  for i in range(200):
+    text = source[i].question + source[i].demonstration
+    ids = tokenizer.encode(text)
+    assert tokenizer.unk_token_id not in ids
+    assert tokenizer.decode(ids) == text
 
 
 def test_the_same_pairs_every_time_and_others_in_other_splits():

@@ -121,8 +121,9 @@ def test_what_the_mask_hides_does_not_count(decoding):
 
 
 @pytest.fixture
-def padded():
+def padded(monkeypatch):
   """Sequences of two blocks less some, padded in front and behind."""
+  monkeypatch.setattr(flash, "LARGEST_BLOCK", flash.LANES)
   length, width = 160, 128
   real = np.ones((2, length), bool)
   real[0, :37] = real[1, 150:] = False
@@ -160,6 +161,28 @@ def test_splash_attention_equals_the_plain_one(padded, sizes):
   expected = attention.full(q, k, v, jnp.asarray(_causal(real)))
   np.testing.assert_allclose(got[real], expected[real], atol=1e-4)
   assert np.isfinite(got).all()
+
+
+def test_splash_attention_has_the_gradients_of_the_plain_one(padded):
+  """Through both kernels of the backward pass, and rematerialised."""
+  *of, real = padded
+  weights = jnp.asarray(_random(*of[0].shape, seed=7)) * real[..., None, None]
+  loss = lambda attend, *x: jnp.sum(weights * attend(*x))
+  gradients = lambda attend: jax.jit(
+    jax.grad(partial(loss, jax.checkpoint(attend)), argnums=(0, 1, 2))
+  )(*of)
+  seen = jnp.asarray(_causal(real))
+  expected = gradients(lambda q, k, v: attention.full(q, k, v, seen))
+  got = gradients(lambda q, k, v: flash.splash(q, k, v, real, interpret=True))
+  for name, g, e in zip("qkv", got, expected):
+    np.testing.assert_allclose(g, e, atol=1e-3, err_msg=name)
+
+
+@pytest.mark.parametrize(
+  "length, block", [(128, 128), (256, 256), (5120, 512), (640, 128)]
+)
+def test_blocks_divide_the_length(length, block):
+  assert flash._blocks(length).block_q_dkv == block
 
 
 def test_kernels_are_asked_only_for_what_they_take(padded, monkeypatch):

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrl_mm import algorithms, preemption, run, sharding
+from jaxrl_mm import algorithms, preemption, pytree, run, sharding
 from jaxrl_mm.algorithms import Algorithm
 from jaxrl_mm.algorithms.calibrate import hold_in_band
 from jaxrl_mm.data import comparisons
@@ -18,12 +18,16 @@ from jaxrl_mm.errors import InputError
 from jaxrl_mm.experiment import DataConfig, Experiment
 from jaxrl_mm.models import config as models
 from jaxrl_mm.models import vlm
-from jaxrl_mm.optimizer import make_optimizer
+from jaxrl_mm.optimizer import (
+  OptimizerConfig,
+  make_optimizer,
+  split_trainable,
+)
 from jaxrl_mm.preemption import Preempted
 from jaxrl_mm.rewards.compose import Term
 from jaxrl_mm.rollout import rollout
 from jaxrl_mm.structs import Prompts, Trajectories
-from jaxrl_mm.train import policy
+from jaxrl_mm.train import policy, sample
 from jaxrl_mm.train.loop import init_state
 from jaxrl_mm.train.policy import PolicyConfig
 from jaxrl_mm.train.sample import make_sample, read_prompts
@@ -248,3 +252,38 @@ def _loss(setting, rows, params):
   )
   of_rows = jnp.sum(jnp.where(rows.mask, logp, 0), axis=1)
   return -jnp.mean(rows.rewards * of_rows)
+
+
+def test_log_probs_that_an_algorithm_asks_for(setting, state, rows):
+  config = dataclasses.replace(
+    TWICE, algorithm={"name": "grpo", "kl_weight": 0.1}, cache="int8"
+  )
+  some, held = split_trainable(
+    OptimizerConfig(trainable="decoder/.*"), state.params
+  )
+  add = policy._make_logp(setting, config, some, held)
+  moved = jax.tree.map(lambda x: x + 0.01, some)
+  t = add(rows, moved)
+  own, of_moved = (
+    vlm.completion_logp(
+      setting.model,
+      pytree.join(weights, held),
+      *(rows.prompts, rows.tokens, rows.mask),
+      image_token=setting.image_token,
+    )[0]
+    for weights in (some, moved)
+  )
+  close = partial(np.testing.assert_allclose, atol=1e-4)
+  close(np.where(t.mask, t.reference_logp, 0), np.where(t.mask, own, 0))
+  close(np.where(t.mask, t.trainer_logp, 0), np.where(t.mask, of_moved, 0))
+  shapes = policy.trajectory_shapes(setting.layout, config, list(rows.terms))
+  assert jax.tree.structure(shapes) == jax.tree.structure(t)
+  plain = policy._make_logp(setting, TWICE, some, held)(rows, some)
+  assert plain.reference_logp is plain.trainer_logp is None
+
+
+def test_a_row_whose_tokens_have_advantages_shows_their_mean():
+  t = _rows([1.0, 0.0, 1.0])
+  each = jnp.arange(15.0).reshape(3, 5)
+  assert sample._advantage(t._replace(advantages=each), 2) == (10 + 11 + 12) / 3
+  assert sample._advantage(t._replace(advantages=each[:, 4]), 2) == 14

@@ -1,0 +1,379 @@
+"""Every program of a run, stage by stage."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from benchmarks import arithmetic, programs, samplers
+from benchmarks.arithmetic import Work
+from benchmarks.programs import Program, View
+from benchmarks.samplers import Asked
+from jaxrl_mm import experiment, losses, pytree, run, weights
+from jaxrl_mm.algorithms.calibrate import hold_in_band
+from jaxrl_mm.data import loader, sources
+from jaxrl_mm.data import tokenizer as tok
+from jaxrl_mm.experiment import Experiment
+from jaxrl_mm.optimizer import (
+  OptimizerConfig,
+  make_optimizer,
+  split_trainable,
+)
+from jaxrl_mm.sampling.schedule import Schedule
+from jaxrl_mm.structs import Demonstrations, Pairs, Trajectories
+from jaxrl_mm.train import policy, preference, reward_model, sft
+from jaxrl_mm.train.collect import CollectConfig, make_logp, make_score, scoring
+from jaxrl_mm.train.loop import Setting, plan_state
+
+
+def make_setting(e: Experiment, mesh: Mesh) -> Setting:
+  """As a run has it, but for a tokenizer whose ids mean nothing here."""
+  return Setting(
+    model=e.model,
+    tokenizer=tok.build(sources.digits_texts()),
+    image_token=0,
+    layout=run.make_layout(e),
+    mesh=mesh,
+    loop=e.loop,
+    seed=e.seed,
+  )
+
+
+def of_run(e: Experiment, mesh: Mesh, answer_tokens: int) -> Iterator[Program]:
+  """The programs of all stages.
+
+  Args:
+    e: the experiment.
+    mesh: its devices need not exist here.
+    answer_tokens: mean length of an answer, for the time of sampling.
+  """
+  setting = make_setting(e, mesh)
+  params = programs.placed(mesh, weights.shapes(e))
+  scored = dataclasses.replace(e, model=scoring(e.model))
+  reward = programs.placed(mesh, weights.shapes(scored))
+  view = View(e, setting, params, reward, answer_tokens)
+  stages = {
+    "assemble": _assemble,
+    "sft": lambda v: _sft(v, "sft", v.e.sft),
+    "cold_start": lambda v: _sft(v, "cold_start", v.e.cold_start),
+    "reward_model": _reward_model,
+    "preference": _preference,
+    "policy": _policy,
+  }
+  yield from _evaluation(view)
+  for name in e.stages:
+    if name in stages:
+      yield from stages[name](view)
+
+
+def _state(view, optimizer, trained, algorithm=tuple):
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  shapes, layout = plan_state(
+    trained, optimizer, algorithm, key, view.setting.mesh
+  )
+  return programs.with_layout(shapes, layout), layout
+
+
+def _prepared(view, config: OptimizerConfig, params, steps, algorithm=tuple):
+  """Optimizer, state with its layout and the frozen weights of a stage."""
+  trained, frozen = split_trainable(config, params)
+  optimizer = make_optimizer(config, steps)
+  return optimizer, *_state(view, optimizer, trained, algorithm), frozen
+
+
+def _training_work(
+  view, rows: int, micro_batch: int, samples: int, trained, scored: bool
+) -> Work:
+  """One update: forward, forward again, backward.
+
+  Args:
+    view: of the run.
+    rows: of the update.
+    micro_batch: rows a shard sees at once.
+    samples: rows that share a picture within a micro-batch.
+    trained: the weights with a gradient.
+    scored: whether the vocabulary is scored, not only the last token.
+  """
+  m, layout = view.e.model, view.setting.layout
+  names = {name.split("/")[0] for name, _ in pytree.named_leaves(trained)}
+  reads = max(rows // micro_batch, view.shards)
+  forward = 1 + (m.remat != "everything_saveable")
+  through = arithmetic.decoder_pass(m, rows, view.length, reads)
+  passes = forward + 1 + bool(names & {"decoder"})
+  total = through * passes
+  if scored:
+    tokens = rows * layout.completion_tokens
+    total += arithmetic.head(m, tokens, reads) * (3 + ("embedder" in names))
+  pictures = rows // min(samples, micro_batch)
+  towers = forward + 2 if "vision" in names else 1
+  seen = arithmetic.vision_pass(m, layout.pictures, pictures, reads)
+  return total + seen * towers
+
+
+def _scoring_work(view, of, scored: bool) -> Work:
+  m, layout = view.e.model, view.setting.layout
+  reads = max(of.rows // of.micro_batch, view.shards)
+  total = arithmetic.decoder_pass(m, of.rows, view.length, reads)
+  if scored:
+    total += arithmetic.head(m, of.rows * layout.completion_tokens, reads)
+  prompts = of.rows // min(of.samples, of.micro_batch)
+  return total + arithmetic.vision_pass(m, layout.pictures, prompts, reads)
+
+
+def _assemble(view) -> Iterator[Program]:
+  a = view.e.assemble
+  # The reasoner waits beside the model that the projector is aligned with.
+  yield from _sft(view, "assemble", a.align, beside=view.params)
+  if a.text:
+    text = dataclasses.replace(view.setting.layout, pictures=None)
+    setting = dataclasses.replace(view.setting, layout=text)
+    without = view._replace(setting=setting)
+    yield from _sft(without, "assemble", a.text, "text", view.params)
+
+
+def _sft(view, stage, config, name="train step", beside=()):
+  layout = view.setting.layout
+  optimizer, state, places, frozen = _prepared(
+    view, config.optimizer, view.params, config.steps
+  )
+  shape, text = jax.ShapeDtypeStruct, (config.batch, layout.completion_tokens)
+  batch = Demonstrations(
+    loader.prompt_shapes(layout, config.batch),
+    shape(text, jnp.int32),
+    shape(text, bool),
+  )
+  yield Program(
+    stage,
+    name,
+    sft.make_update(view.setting, config, optimizer, places),
+    lambda: (state, frozen, programs.rows(view, batch)),
+    {},
+    beside,
+    _training_work(
+      view, config.batch, config.micro_batch, 1, state.params, True
+    ),
+    1,
+    config.batch * view.length,
+    f"config.{stage}.micro_batch, config.mesh.tensor, config.data."
+    "completion_tokens",
+  )
+
+
+def _pairs(view, rows: int) -> Pairs:
+  layout, shape = view.setting.layout, jax.ShapeDtypeStruct
+  text = (rows, 2, layout.completion_tokens)
+  pairs = Pairs(
+    loader.prompt_shapes(layout, rows),
+    shape(text, jnp.int32),
+    shape(text, bool),
+    shape((rows, 2), jnp.float32),
+  )
+  return programs.rows(view, pairs)
+
+
+def _reward_model(view) -> Iterator[Program]:
+  config = view.e.reward_model
+  yield from _collect(view, "reward_model", config.collect, view.params)
+  optimizer, state, places, frozen = _prepared(
+    view, config.optimizer, view.reward, config.steps
+  )
+  yield Program(
+    "reward_model",
+    "train step",
+    reward_model.make_update(view.setting, config, optimizer, places),
+    lambda: (state, frozen, _pairs(view, config.batch)),
+    {},
+    view.params,
+    _training_work(
+      view, 2 * config.batch, 2 * config.micro_batch, 2, state.params, False
+    ),
+    1,
+    2 * config.batch * view.length,
+    "config.reward_model.micro_batch, config.mesh.fsdp, "
+    "config.reward_model.optimizer.trainable",
+  )
+
+
+def _preference(view) -> Iterator[Program]:
+  config = view.e.preference
+  yield from _collect(view, "preference", config.collect, view.params)
+  shift = losses.preference.reward_shift()
+  optimizer, state, places, frozen = _prepared(
+    view, config.optimizer, view.params, config.steps, lambda: shift.init(())
+  )
+  yield Program(
+    "preference",
+    "train step",
+    preference.make_update(view.setting, config, optimizer, shift, places),
+    lambda: (state, frozen, _pairs(view, config.batch)),
+    {},
+    _reward(view),
+    _training_work(
+      view, 2 * config.batch, 2 * config.micro_batch, 2, state.params, True
+    ),
+    1,
+    2 * config.batch * view.length,
+    "config.preference.micro_batch, config.mesh.tensor",
+  )
+
+
+def _reward(view):
+  """The reward model, where a stage has trained one."""
+  return view.reward if "reward_model" in view.e.stages else ()
+
+
+def _collect(view, stage, config: CollectConfig, params) -> Iterator[Program]:
+  """Sampling and scoring of the pairs of a stage."""
+  rows = config.prompts_per_step * config.samples_per_prompt
+  pairs = f"{stage} pairs"
+  asked = Asked(
+    pairs,
+    config.prompts_per_step,
+    config.samples_per_prompt,
+    config.temperature,
+    Schedule(),
+  )
+  yield from samplers.of_call(view, asked, params, _reward(view))
+  scoring_of = _Scoring(
+    pairs,
+    rows,
+    config.samples_per_prompt,
+    config.micro_batch,
+    f"config.{stage}.collect.micro_batch, config.mesh.tensor",
+  )
+  yield from _rows_scored(view, scoring_of, params)
+
+
+class _Scoring(NamedTuple):
+  """One call of what scores whole rows."""
+
+  stage: str
+  rows: int
+  samples: int
+  micro_batch: int
+  settings: str
+
+
+def _rows_scored(view, of: _Scoring, params, beside=()):
+  """Log-probs under the policy, and scores of the reward model."""
+  layout, shape = view.setting.layout, jax.ShapeDtypeStruct
+  text = (of.rows, layout.completion_tokens)
+  batch = _rows(
+    view,
+    (
+      loader.prompt_shapes(layout, of.rows),
+      shape(text, jnp.int32),
+      shape(text, bool),
+    ),
+  )
+  cut = (view.setting, of.samples, of.micro_batch)
+  if params is not None:
+    yield Program(
+      of.stage,
+      "log-probs",
+      make_logp(*cut),
+      lambda: (params, *batch),
+      {},
+      (beside, _reward(view)),
+      _scoring_work(view, of, True),
+      1,
+      0,
+      of.settings,
+    )
+  if _reward(view):
+    yield Program(
+      of.stage,
+      "reward score",
+      make_score(*cut),
+      lambda: (view.reward, *batch),
+      {},
+      (beside, () if params is None else params),
+      _scoring_work(view, of, False),
+      1,
+      0,
+      of.settings,
+    )
+
+
+def _evaluation(view) -> Iterator[Program]:
+  """The questions after a stage, asked of the policy."""
+  c = view.e.evaluation
+  asked = Asked("evaluation", c.batch, 1, 0.0, Schedule())
+  if j := view.e.judging:
+    asked = Asked("evaluation", j.batch, j.samples, 1.0, Schedule())
+  yield from samplers.of_call(view, asked, view.params, _reward(view))
+  of = _Scoring(
+    "evaluation",
+    c.batch,
+    1,
+    c.micro_batch,
+    "config.evaluation.micro_batch, config.mesh.tensor",
+  )
+  yield from list(_rows_scored(view, of, view.params))[:1]
+
+
+def _policy(view) -> Iterator[Program]:
+  e, config, setting = view.e, view.e.policy, view.setting
+  terms = list(experiment.rewards(e))
+  rolled = policy.trajectory_shapes(setting.layout, config, terms)
+  algorithm = policy.make_algorithm(config, e.seed)
+  learned = config.learned or policy.LearnedConfig()
+  controller = hold_in_band(learned.threshold or 0.0, learned.band)
+  memory_of = lambda: algorithm.transform.init(optax.tree.zeros_like(rolled))
+  optimizer, state, places, frozen = _prepared(
+    view,
+    config.optimizer,
+    view.params,
+    config.updates,
+    lambda: (memory_of(), controller.init(())),
+  )
+  asked = Asked(
+    "policy",
+    config.prompts_per_step,
+    config.samples_per_prompt,
+    config.temperature,
+    config.schedule,
+    config.decode_weights,
+  )
+  idle = state._replace(params=())
+  yield from samplers.of_call(view, asked, view.params, (idle, _reward(view)))
+  trajectories: Trajectories = programs.rows(view, rolled)
+  if config.learned:
+    yield from _rows_scored(
+      view,
+      _Scoring(
+        "policy",
+        config.rows,
+        config.samples_per_prompt,
+        config.micro_batch,
+        "config.policy.micro_batch, config.mesh.tensor",
+      ),
+      None,
+      (state, frozen, trajectories),
+    )
+  yield Program(
+    "policy",
+    "train step",
+    policy.make_update(
+      setting, config, algorithm, controller, optimizer, places
+    ),
+    lambda: (state, frozen, trajectories),
+    {},
+    _reward(view),
+    _training_work(
+      view,
+      config.rows,
+      config.micro_batch,
+      config.samples_per_prompt,
+      state.params,
+      True,
+    ),
+    1,
+    config.rows * view.length,
+    "config.policy.micro_batch, config.mesh.tensor, "
+    "config.policy.algorithm.capacity",
+  )
