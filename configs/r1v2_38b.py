@@ -32,7 +32,9 @@ losses and what is frozen, and almost no number. What was chosen, and why:
   policy        1e-6, 8 samples, temperature 1 are R1V's. Clip 0.2 is GRPO's;
                 no KL term, for equation 8 has none. The buffer holds as
                 many rows as four batches have; the fewer rows of a batch teach
-                something, the further back it reaches (`max_age` ends it). The
+                something, the further back it reaches (`max_age` ends it). Its
+                rows have 13 tiles of pixels each, 32 GB in all, which lie on
+                the chips (2 GB each) and in every checkpoint. The
                 learned score counts 1 where it reaches a threshold: raw scores,
                 -15 to 8, would drown rules of 0 and 1.
                 The pool is the paper's filter before training.

@@ -17,14 +17,19 @@ class Checkpoints:
 
   Args:
     folder: where they live.
-    keep: newest ones to keep.
+    keep: newest ones to keep; None only reads, and leaves the folder of a run
+      that is still saving as it is.
   """
 
-  def __init__(self, folder: Path, keep: int = 2):
+  def __init__(self, folder: Path, keep: int | None = 2):
     self._folder = folder
     options = ocp.CheckpointManagerOptions(
       max_to_keep=keep, cleanup_tmp_directories=True
     )
+    if keep is None:
+      options = ocp.CheckpointManagerOptions(
+        read_only=True, create=False, save_interval_steps=0
+      )
     self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
   def __enter__(self) -> "Checkpoints":

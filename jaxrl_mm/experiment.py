@@ -438,12 +438,24 @@ def _counts(e: Experiment) -> dict[str, int]:
   }
 
 
-# What a run may go on with: where it runs, and what is watched.
-_MAY_CHANGE = ("mesh.", "profile_steps")
+# What a run may go on with: where it runs, how it saves, what is watched.
+_MAY_CHANGE = ("mesh.", "loop.", "profile_steps")
+
+
+def _has_begun(folder: Path) -> bool:
+  """Whether a stage holds what another config would not have made.
+
+  Answers it has collected say themselves what they are answers to.
+  """
+  labelled = (folder / "labels.jsonl").exists()
+  saves = folder.glob("**/checkpoints/*")
+  return labelled or any(path.name.isdigit() for path in saves)
 
 
 def claim_folder(workdir: Path, experiment: Experiment) -> None:
   """Writes config.json, or checks that the folder belongs to this config.
+
+  The settings of stages that have saved nothing yet may change.
 
   Raises:
     InputError: the folder is another run's, or cannot be written.
@@ -456,17 +468,22 @@ def claim_folder(workdir: Path, experiment: Experiment) -> None:
   path = workdir / "config.json"
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-      metrics.write_text(path, text)
-      return
-    other = _flat(json.loads(path.read_text()))
+    if path.exists():
+      _check_same(workdir, json.loads(path.read_text()), json.loads(text))
+    metrics.write_text(path, text)
   except (OSError, json.JSONDecodeError) as error:
     raise InputError(f"cannot use the folder {workdir}: {error}") from error
-  mine = _flat(json.loads(text))
+
+
+def _check_same(workdir: Path, there: Any, here: Any) -> None:
+  """Raises InputError if what has been done would not be done so again."""
+  ahead = [n for n in there.get("stages", ()) if not _has_begun(workdir / n)]
+  free = (*_MAY_CHANGE, *(f"{name}." for name in ahead))
+  other, mine = _flat(there), _flat(here)
   changed = [
     f"{k} is {other.get(k)} there and {mine.get(k)} here"
     for k in sorted(other.keys() | mine.keys())
-    if other.get(k) != mine.get(k) and not k.startswith(_MAY_CHANGE)
+    if other.get(k) != mine.get(k) and not k.startswith(free)
   ]
   if changed:
     raise InputError(

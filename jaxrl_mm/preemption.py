@@ -1,14 +1,11 @@
 """The warning that this machine will be taken away: SIGTERM."""
 
-import itertools
 import signal
 import threading
 
-import jax
-from jax.experimental import multihost_utils
+from jaxrl_mm import sharding
 
 _ASKED = threading.Event()
-_LOOKS = itertools.count()
 
 
 class Preempted(Exception):
@@ -18,18 +15,24 @@ class Preempted(Exception):
 def watch() -> None:
   """From here on SIGTERM asks a run to save and end, where it would kill it.
 
-  In a run of several processes jax itself listens to the signal.
+  Called behind `jax.distributed.initialize`, it takes the place of jax's own
+  listener. That one names a single step to save at by a number that callers
+  give, and orbax counts otherwise than we do, so its word could be lost.
   """
-  if jax.process_count() == 1:
-    signal.signal(signal.SIGTERM, lambda *_: _ASKED.set())
+  signal.signal(signal.SIGTERM, lambda *_: _ASKED.set())
 
 
 def is_near() -> bool:
-  """Whether to save and end now.
+  """Whether to save and end now; once it is, it stays so.
 
-  All processes must ask equally often and get the same answer, though the
-  signal may reach one of them alone.
+  All processes must ask equally often. They get the same answer, though the
+  signal may have reached one of them alone; several wait for the programs in
+  flight.
   """
-  if jax.process_count() == 1:
-    return _ASKED.is_set()
-  return multihost_utils.reached_preemption_sync_point(next(_LOOKS))
+  return sharding.sum_over_processes(float(_ASKED.is_set())) > 0
+
+
+def check(kept: str) -> None:
+  """Raises Preempted where the end is near; `kept` says what was saved."""
+  if is_near():
+    raise Preempted(f"{kept}; the same command continues")

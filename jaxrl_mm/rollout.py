@@ -70,12 +70,22 @@ def rollout(
   tokens = sharding.to_host(completions.tokens)
   sampled = time.perf_counter()
   scores = grade(terms, tokenizer, tokens, batch, prefix)
+  scores = _agree(scores, mesh, len(completions.tokens))
   rewards = sharding.to_device(
     (scores.total, scores.verifiable, scores.terms), mesh
   )
   trajectories = assemble(prompts, completions, *rewards)
   graded = time.perf_counter()
   return Rollout(trajectories, scores, sampled - start, graded - sampled)
+
+
+def _agree(scores: compose.Scores, mesh: Mesh, rows: int) -> compose.Scores:
+  """A judge or a time limit may tell one row apart on its several holders."""
+  table = np.stack([scores.total, scores.verifiable, *scores.terms.values()], 1)
+  total, verifiable, *terms = sharding.of_first_holder(table, mesh, rows).T
+  return scores._replace(
+    total=total, verifiable=verifiable, terms=dict(zip(scores.terms, terms))
+  )
 
 
 def uniform_groups(rolled: Rollout, samples: int) -> int:

@@ -302,16 +302,16 @@ def check_room(
     e: the experiment.
     workdir: folder of the run.
     params: weights or shapes; a stage saves those it trains, with two moments
-      each.
+      each, and the policy stage the replay buffer.
     done: stages that will not save again.
   """
   need = 0
   for name in e.stages:
+    memory = _bytes(_memory(e)) if name == "policy" else 0
     for optimizer, _ in experiment.trainings(e, name).values():
       trained, _ = split_trainable(optimizer, params)
       moments = sum(8 * x.size for x in jax.tree.leaves(trained))
-      of = lambda x: x.size * x.dtype.itemsize
-      size = sum(of(x) for x in jax.tree.leaves(trained)) + moments
+      size = _bytes(trained) + moments + memory
       need += 0 if name in done else e.loop.keep * size
   free = shutil.disk_usage(workdir).free
   if free < need:
@@ -320,6 +320,18 @@ def check_room(
       f"{workdir} has {free / 1e9:.1f} GB left; free some, choose another "
       "--workdir, or lower config.loop.keep"
     )
+
+
+def _bytes(tree: Any) -> int:
+  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _memory(e: Experiment) -> Any:
+  """Shapes of what the algorithm remembers: the rows of a replay buffer."""
+  terms = list(experiment.rewards(e))
+  rows = policy.trajectory_shapes(make_layout(e), e.policy, terms)
+  transform = policy.make_algorithm(e.policy, e.seed).transform
+  return jax.eval_shape(transform.init, rows)
 
 
 def make_probe(r: Run) -> Callable[[Params], dict[str, float]]:
@@ -380,8 +392,8 @@ def check_stages(e: Experiment) -> None:
       raise InputError(f"config.stages has '{name}'; known are {known}")
   if "assemble" in e.stages[1:]:
     raise InputError(
-      "config.stages has 'assemble' behind other stages, whose weights it "
-      "would replace; put it first"
+      "config.stages has 'assemble' behind stages whose weights it would "
+      "replace; put it first"
     )
   if "cold_start" in e.stages and "difficulty" not in e.stages:
     raise InputError(

@@ -20,7 +20,7 @@ from jax.sharding import (
   NamedSharding,
   PartitionSpec,
 )
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from jaxrl_mm import pytree
 from jaxrl_mm.errors import InputError
@@ -186,6 +186,33 @@ def local_rows(mesh: Mesh, count: int) -> list[int]:
   return sorted({i for (cut,) in held for i in range(count)[cut]})
 
 
+def of_first_holder(
+  x: Float[np.ndarray, "local K"], mesh: Mesh, count: int
+) -> Float[np.ndarray, "local K"]:
+  """What the first process that holds a row has for it, on all that hold it.
+
+  Args:
+    x: of the `local_rows` of this process.
+    mesh: the mesh.
+    count: rows in all.
+  """
+  held = _held_by_each(mesh, count)
+  if sum(map(len, held)) == count:
+    return x
+  first = {}
+  for numbers, part in zip(held, multihost_utils.process_allgather(x)):
+    first = dict(zip(numbers, part)) | first
+  return np.stack([first[number] for number in local_rows(mesh, count)])
+
+
+def _held_by_each(mesh, count):
+  """`local_rows` of every process, by its number."""
+  held = {}
+  for device, (cut,) in rows(mesh).devices_indices_map((count,)).items():
+    held.setdefault(device.process_index, set()).update(range(count)[cut])
+  return [sorted(held[process]) for process in sorted(held)]
+
+
 def to_device(tree: Any, mesh: Mesh) -> Any:
   """The `local_rows` of this process -> arrays cut over the batch axes."""
   return jax.tree.map(
@@ -241,6 +268,18 @@ def gather_numbers(numbers: Sequence[int]) -> list[int]:
   padded[: len(numbers)] = numbers
   every = multihost_utils.process_allgather(padded).ravel()
   return sorted({int(n) for n in every if n >= 0})
+
+
+def gather_texts(text: str) -> list[str]:
+  """The text of each process, in their order, the same on all."""
+  if jax.process_count() == 1:
+    return [text]
+  raw = np.frombuffer(text.encode(), np.uint8)
+  lengths = multihost_utils.process_allgather(np.array(len(raw)))
+  padded = np.zeros(lengths.max(), np.uint8)
+  padded[: len(raw)] = raw
+  every = multihost_utils.process_allgather(padded)
+  return [bytes(x[:n]).decode() for x, n in zip(every, lengths)]
 
 
 def of_first_process(text: str) -> str:

@@ -122,7 +122,7 @@ def final(e: Experiment, workdir: Path, mesh: Mesh) -> Params:
       folder = workdir / name / part / "checkpoints"
       if not folder.is_dir() or name == "reward_model":
         continue
-      with Checkpoints(folder) as checkpoints:
+      with Checkpoints(folder, keep=None) as checkpoints:
         if checkpoints.latest_step():
           trained, frozen = split_trainable(optimizer, params)
           whole = pytree.join(checkpoints.restore_params(trained), frozen)

@@ -2,12 +2,15 @@
 # Trains on a Cloud TPU slice with one command:
 #   launch/tpu_pod.sh CONFIG --name NAME --zone ZONE --type v5p-256 \
 #     --workdir DIR [--spot] [--runtime VERSION] [--bucket NAME] \
-#     [--dry_run] [--delete] [-- flags of jaxrl_mm.main]
+#     [--env NAME]... [--dry_run] [--delete] [-- flags of jaxrl_mm.main]
 # Creates the queued resource NAME or takes the one that is there, copies this
 # checkout, installs it on every worker, starts the same command on all and
 # shows worker 0. Spot capacity that is taken away is asked for again, and the
-# run continues from its newest checkpoint. --bucket mounts a bucket at
-# ~/bucket on every worker; put --workdir below it. --delete removes NAME.
+# run continues from its newest checkpoint. --bucket mounts a bucket on every
+# worker as bucket/ of the checkout, in which the run starts, and links its
+# folders data/ and checkpoints/ beside it; put --workdir below bucket/. --env
+# hands on a variable of this shell, such as a key, by a file that is read once.
+# --delete removes NAME.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,12 +20,18 @@ fail() {
 }
 
 config='' name='' zone='' type='' workdir='' bucket='' spot='' dry='' delete=''
-runtime='' flags=()
+runtime='' flags=() variables=()
 while (($#)); do
   case $1 in
     --name | --zone | --type | --workdir | --bucket | --runtime)
       [[ -n ${2:-} ]] || fail "$1 needs a value"
       printf -v "${1#--}" %s "$2"
+      shift
+      ;;
+    --env)
+      [[ ${2:-} =~ ^[A-Za-z_][A-Za-z0-9_]*$ ]] || fail "--env needs a name"
+      [[ -n ${!2:-} ]] || fail "--env $2: that variable is not set here"
+      variables+=("$2")
       shift
       ;;
     --spot) spot=--spot ;;
@@ -120,12 +129,30 @@ install() {
       mkdir -p jaxrl_mm && tar -xzf jaxrl_mm.tgz -C jaxrl_mm && cd jaxrl_mm
       python3.11 -m venv .venv
       .venv/bin/pip install --quiet -c launch/constraints.txt -e '.[tpu]'
-      ${bucket:+mkdir -p ~/bucket && { mountpoint -q ~/bucket || gcsfuse --implicit-dirs $(printf %q "$bucket") ~/bucket; }}"
+      ${bucket:+mkdir -p ~/bucket && { mountpoint -q ~/bucket || gcsfuse --implicit-dirs $(printf %q "$bucket") ~/bucket; }
+      ln -sfn ~/bucket bucket && ln -sfn bucket/data data && ln -sfn bucket/checkpoints checkpoints}"
+}
+
+# Values stand on no command line: others could read them there.
+hand_on() {
+  ((${#variables[@]})) || return 0
+  local folder variable
+  folder=$(mktemp -d)
+  trap 'rm -rf "$folder"' RETURN
+  (umask 077 && for variable in "${variables[@]}"; do
+    printf 'export %s=%q\n' "$variable" "${!variable}"
+  done >"$folder/variables")
+  attempt "could not hand on variables to $name" \
+    run gcloud compute tpus tpu-vm scp "$folder/variables" \
+    "$name:.jaxrl_variables" --zone "$zone" --worker all
 }
 
 # Only the first process prints, so all workers share this terminal.
 start() {
-  on_all all "cd jaxrl_mm && JAXRL_PROCESSES=pod .venv/bin/python -m \
+  local take=''
+  ((${#variables[@]})) &&
+    take='. ~/.jaxrl_variables && rm ~/.jaxrl_variables && '
+  on_all all "${take}cd jaxrl_mm && JAXRL_PROCESSES=pod .venv/bin/python -m \
 jaxrl_mm.main$(printf ' %q' "--config=$config" "--workdir=$workdir" "${flags[@]}")"
 }
 
@@ -140,7 +167,7 @@ taken_away() {
 }
 
 while true; do
-  if acquire && install && start; then
+  if acquire && install && hand_on && start; then
     exit 0
   fi
   taken_away ||

@@ -68,3 +68,16 @@ def test_weights_alone_can_be_read_onto_a_mesh(tmp_path):
     got = saved.restore_params({"decoder": {"up": wanted}})
   np.testing.assert_array_equal(got["decoder"]["up"], weights["decoder"]["up"])
   assert got["decoder"]["up"].sharding == rows
+
+
+def test_a_reader_leaves_a_save_in_flight_alone(tmp_path):
+  state = _state(sharding.make_mesh())
+  with checkpoint.Checkpoints(tmp_path / "c") as saved:
+    saved.save(3, state, {})
+  begun = tmp_path / "c" / "4.orbax-checkpoint-tmp"
+  begun.mkdir()
+  with checkpoint.Checkpoints(tmp_path / "c", keep=None) as read:
+    assert read.latest_step() == 3
+    restored, _ = read.restore(state)
+  assert _bits(restored) == _bits(state)
+  assert begun.is_dir()

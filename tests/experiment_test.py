@@ -13,6 +13,7 @@ from jaxrl_mm.experiment import Experiment, MeshConfig
 from jaxrl_mm.models import config as models
 from jaxrl_mm.models.lora import LoraConfig
 from jaxrl_mm.train.assemble import AssembleConfig
+from jaxrl_mm.train.difficulty import DifficultyConfig
 from jaxrl_mm.train.loop import LoopConfig
 from jaxrl_mm.train.policy import PolicyConfig
 from jaxrl_mm.train.preference import PreferenceConfig
@@ -142,11 +143,42 @@ def test_a_folder_belongs_to_one_config(tmp_path):
   folder = tmp_path / "new" / "run"
   experiment.claim_folder(folder, DEMO)
   experiment.claim_folder(folder, DEMO)
-  other = dataclasses.replace(DEMO, sft=SftConfig(steps=7))
-  with pytest.raises(InputError, match="sft.steps is 500 there and 7 here"):
+  other = dataclasses.replace(DEMO, seed=7)
+  with pytest.raises(InputError, match="seed is 0 there and 7 here"):
     experiment.claim_folder(folder, other)
   written = json.loads((folder / "config.json").read_text())
   assert written["model"]["decoder"]["width"] == 64
+
+
+def test_the_settings_of_a_stage_that_has_saved_nothing_may_change(tmp_path):
+  experiment.claim_folder(tmp_path, DEMO)
+  (tmp_path / "sft" / "checkpoints" / "4.orbax-checkpoint-tmp").mkdir(
+    parents=True
+  )
+  other = dataclasses.replace(
+    DEMO, sft=SftConfig(steps=7), loop=LoopConfig(keep=1)
+  )
+  experiment.claim_folder(tmp_path, other)
+  assert experiment.read(tmp_path) == other
+  (tmp_path / "sft" / "checkpoints" / "7").mkdir()
+  with pytest.raises(InputError, match="sft.steps is 7 there and 500 here"):
+    experiment.claim_folder(tmp_path, DEMO)
+  later = dataclasses.replace(other, policy=PolicyConfig(steps=9))
+  experiment.claim_folder(tmp_path, later)
+  # What no stage of this run reads is no stage's own.
+  unused = dataclasses.replace(later, cold_start=SftConfig(steps=7))
+  with pytest.raises(InputError, match="cold_start.steps is 500 there"):
+    experiment.claim_folder(tmp_path, unused)
+
+
+def test_labels_have_begun_their_stage(tmp_path):
+  e = dataclasses.replace(DEMO, stages=("difficulty",))
+  experiment.claim_folder(tmp_path, e)
+  (tmp_path / "difficulty").mkdir()
+  (tmp_path / "difficulty" / "labels.jsonl").write_text("")
+  other = dataclasses.replace(e, difficulty=DifficultyConfig(attempts=2))
+  with pytest.raises(InputError, match="attempts is 3 there and 2 here"):
+    experiment.claim_folder(tmp_path, other)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

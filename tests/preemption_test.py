@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from jaxrl_mm import preemption
+from jaxrl_mm import preemption, sharding
 
 
 @pytest.fixture
@@ -21,4 +21,10 @@ def test_the_signal_is_noticed_and_kills_no_more(handler):
   preemption.watch()
   assert not preemption.is_near()
   os.kill(os.getpid(), signal.SIGTERM)
+  assert preemption.is_near()
+  assert preemption.is_near()  # also when it is asked again
+
+
+def test_the_word_of_one_process_counts_for_all(monkeypatch):
+  monkeypatch.setattr(sharding, "sum_over_processes", lambda x: x + 1)
   assert preemption.is_near()

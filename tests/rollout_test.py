@@ -142,3 +142,26 @@ def test_the_given_beginning_of_an_answer_is_graded_with_it():
   tokens = _written(tokenizer, [whole.removeprefix("<think>"), whole])
   scores = rollout.grade(TERMS, tokenizer, tokens, batch, "<think>")
   np.testing.assert_array_equal(scores.terms["format"], [1, 0])
+
+
+def test_a_row_of_several_processes_has_one_reward(monkeypatch):
+  tokenizer, batch = _batch(8)
+  mesh = sharding.make_mesh()
+  answers = _written(tokenizer, [e.demonstration for e in batch.examples])
+  drawn = Completions(
+    jnp.asarray(answers), jnp.ones((8, 16), bool), jnp.zeros((8, 16))
+  )
+
+  def first(table, mesh, count):
+    assert (count, table.dtype) == (8, np.float32)
+    np.testing.assert_array_equal(table, np.tile([1.5, 1.5, 1, 1], (8, 1)))
+    return table * [0, 0, 1, 0]
+
+  monkeypatch.setattr(sharding, "of_first_holder", first)
+  with jax.set_mesh(mesh):
+    rolled = rollout.rollout(
+      lambda *_: drawn, {}, batch, jax.random.key(0), TERMS, tokenizer, mesh
+    )
+  for rewards in (rolled.trajectories.rewards, rolled.scores.verifiable):
+    np.testing.assert_array_equal(rewards, np.zeros(8))
+  np.testing.assert_array_equal(rolled.trajectories.terms["answer"], np.ones(8))

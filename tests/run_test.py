@@ -44,7 +44,7 @@ def test_a_stage_comes_after_what_it_needs():
 
 def test_nothing_is_trained_before_the_parts_are_put_together():
   late = dataclasses.replace(DEMO, stages=("sft", "assemble"))
-  with pytest.raises(InputError, match="'assemble' behind other stages"):
+  with pytest.raises(InputError, match="'assemble' behind stages"):
     run.check_stages(late)
 
 
@@ -53,7 +53,9 @@ def test_a_disk_without_room_for_the_checkpoints(tmp_path, monkeypatch):
   free = lambda left: monkeypatch.setattr(
     run.shutil, "disk_usage", lambda _: SimpleNamespace(free=left)
   )
-  check = lambda done: run.check_room(DEMO, tmp_path, weights, done)
+  plain = PolicyConfig(algorithm={"name": "grpo"})
+  e = dataclasses.replace(DEMO, policy=plain)
+  check = lambda done: run.check_room(e, tmp_path, weights, done)
   # 12 bytes a weight with its moments, 2 stages, 2 checkpoints of each.
   free(12_000_000)
   check(())
@@ -61,6 +63,21 @@ def test_a_disk_without_room_for_the_checkpoints(tmp_path, monkeypatch):
   with pytest.raises(InputError, match="about 0.0 GB.*lower config.loop.keep"):
     check(())
   check(("sft",))
+
+
+def test_a_replay_buffer_needs_room_in_the_checkpoints(tmp_path, monkeypatch):
+  buffered = PolicyConfig(algorithm={"name": "r1v2", "capacity": 1000})
+  e = dataclasses.replace(DEMO, stages=("policy",), policy=buffered)
+  weights = {"decoder": {"up": jnp.zeros(1)}}
+  # Of the 1,000 rows of each of two checkpoints the pictures alone: 8 x 8 of
+  # three colours, three tiles and the thumbnail.
+  pictures = 2 * 1000 * 4 * 8 * 8 * 3
+  disk = SimpleNamespace(free=pictures)
+  monkeypatch.setattr(run.shutil, "disk_usage", lambda _: disk)
+  with pytest.raises(InputError, match="lower config.loop.keep"):
+    run.check_room(e, tmp_path, weights, ())
+  disk.free = 2 * pictures
+  run.check_room(e, tmp_path, weights, ())
 
 
 def test_a_teacher_that_is_down_is_found_before_the_first_stage(

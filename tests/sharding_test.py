@@ -1,4 +1,5 @@
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -175,3 +176,30 @@ def test_the_rows_of_the_devices_of_a_process(monkeypatch):
 
 def test_the_text_of_the_first_process():
   assert sharding.of_first_process("grüße") == "grüße"
+
+
+class Place(NamedTuple):
+  """A device of another machine."""
+
+  id: int
+  process_index: int
+
+
+def test_the_first_holder_of_a_row_decides(monkeypatch):
+  """As two processes that hold every other device, the second of them."""
+  of = type(sharding.rows(sharding.make_mesh()))
+  everywhere = of.devices_indices_map
+
+  def two(layout, shape):
+    places = everywhere(layout, shape)
+    return {Place(d.id, d.id % 2): cut for d, cut in places.items()}
+
+  second = np.arange(16, dtype=np.float32).reshape(8, 2)
+  gather = lambda x: np.stack([x + 100, x])
+  monkeypatch.setattr(of, "devices_indices_map", two)
+  monkeypatch.setattr(sharding.multihost_utils, "process_allgather", gather)
+  decided = lambda *sizes: sharding.of_first_holder(
+    second, sharding.make_mesh(*sizes), 8
+  )
+  np.testing.assert_array_equal(decided(4, 1, 2), second + 100)
+  np.testing.assert_array_equal(decided(8), second)  # each its own

@@ -60,8 +60,9 @@ class Traced:
     self._labels = [label for label in labels if label.right]
     if not self._labels:
       raise InputError(
-        f"the teacher was right on none of {len(labels)} questions; take a "
-        "better teacher or easier questions"
+        f"the teacher was right on none of {len(labels)} questions; delete the "
+        "run's folder 'difficulty' and take a better teacher, or take easier "
+        "questions in another --workdir"
       )
 
   def __len__(self) -> int:
@@ -82,6 +83,6 @@ def hard(source: Source, labels: Sequence[Label], fewest: int = 2) -> Subset:
   if not chosen:
     raise InputError(
       f"all of {len(labels)} questions were solved in fewer than {fewest} "
-      "attempts; label more of them or harder ones"
+      "attempts; choose another --workdir and label more of them or harder ones"
     )
   return Subset(source, chosen)

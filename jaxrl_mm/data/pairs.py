@@ -1,13 +1,11 @@
-"""Preference pairs: a file of them beside the questions they belong to.
+"""Preference pairs: records of them beside the questions they belong to.
 
 They are made of a policy's own answers, or given by a data set.
 """
 
 import dataclasses
-import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +20,7 @@ from jaxrl_mm.structs import Pairs
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-  """One line of the file; of each two, the better completion's is first.
+  """One pair; of each two, the better completion's is first.
 
   Attributes:
     index: of the question in its source.
@@ -105,23 +103,10 @@ def _question(given: comparisons.Pair) -> Example:
   return Example(given.name, given.pictures, given.question, answer="")
 
 
-def write(path: Path, records: Sequence[Record]) -> None:
-  """Writes the file at once: it is whole or not there."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(path.name + ".tmp")
-  with temporary.open("w") as file:
-    for record in records:
-      file.write(json.dumps(dataclasses.asdict(record)) + "\n")
-  temporary.replace(path)
-
-
-def read(path: Path) -> list[Record]:
-  """All records of a file."""
-  as_tuples = lambda fields: {
-    k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
-  }
-  with path.open() as file:
-    return [Record(**as_tuples(json.loads(line))) for line in file]
+def parse(fields: Mapping[str, Any]) -> Record:
+  """The record whose fields were written as JSON."""
+  as_tuple = lambda v: tuple(v) if isinstance(v, list) else v
+  return Record(**{k: as_tuple(v) for k, v in fields.items()})
 
 
 def encode(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import jax
 
-from jaxrl_mm import sharding
+from jaxrl_mm import preemption, sharding
 from jaxrl_mm.data.sources import Source
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.rewards.compose import Term
@@ -41,7 +41,7 @@ def make_evaluator(
   """A function `params -> {term: mean over the held-out questions}`.
 
   The same questions each time, answered greedily. Compiled once for all
-  stages.
+  stages. Between batches it raises Preempted where the end of a run is near.
   """
   answer = make_sample(setting, samples_per_prompt=1, temperature=0.0)
   # Read here, so that a bad picture stops the run before it trains.
@@ -53,7 +53,10 @@ def make_evaluator(
   def evaluate(params: Params) -> dict[str, float]:
     weights = to_decode(setting.model, params)
     totals = {name: 0.0 for name in terms}
-    for batch in batches:
+    for number, batch in enumerate(batches):
+      # The probes of a step, which would be lost, are of one batch.
+      if number:
+        preemption.check("held-out questions were not all asked")
       prompts = sharding.to_device(batch.arrays, setting.mesh)
       tokens = sharding.to_host(
         answer(weights, prompts, jax.random.key(0)).tokens

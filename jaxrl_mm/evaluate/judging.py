@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
+from jaxrl_mm import preemption
 from jaxrl_mm.data.sources import Source
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.evaluate import metrics, pairwise
@@ -55,6 +56,7 @@ def make_judging(
 
   Raises:
     InputError: there are too few pairs, or votes of more samples than drawn.
+    Preempted: by the function, where the end of a run is near.
   """
   if len(source) != 2 * config.pairs:
     raise InputError(
@@ -75,6 +77,7 @@ def make_judging(
   def judge(params: Params) -> dict[str, float]:
     texts, lengths = [], []
     for start in range(0, len(examples), config.batch):
+      preemption.check("held-out pairs were not all judged")
       part = examples[start : start + config.batch]
       key = jax.random.fold_in(jax.random.key(0), start)
       said, long = ask(setting, draw, params, part, key, batch=config.batch)

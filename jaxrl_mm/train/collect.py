@@ -26,13 +26,14 @@ from jaxrl_mm.data import loader, pairs
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.pairs import Given, Record
 from jaxrl_mm.data.sources import Source
-from jaxrl_mm.metrics import keep_until, write_text
+from jaxrl_mm.metrics import keep_until
 from jaxrl_mm.models import vlm
 from jaxrl_mm.models.config import ModelConfig
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.rewards.compose import Term
 from jaxrl_mm.rollout import rollout
 from jaxrl_mm.sampling.weights import to_decode
+from jaxrl_mm.train import journal
 from jaxrl_mm.train.loop import Setting
 from jaxrl_mm.train.sample import make_sample, read_prompts, write_samples
 from jaxrl_mm.train.step import flatten_pairs, map_rows
@@ -73,7 +74,7 @@ def collect(
   step: int,
   pick: Pick = "widest",
 ) -> tuple[list[Record], dict[str, float]]:
-  """Asks, pairs and writes a file; or reads it, if it is whole.
+  """Asks and pairs; what an earlier call has kept is read, see `journal`.
 
   Args:
     setting: shared by all stages.
@@ -83,7 +84,7 @@ def collect(
     source: questions with answers, or pairs that are given.
     terms: rules; "answer" decides what is right, the means of the others are
       told; none for pairs that are given.
-    path: of the file, without its ending; every process writes its own.
+    path: of the file, a line a batch.
     first: number of the first question.
     step: of the stage; the first answers stand under it in samples.jsonl.
     pick: of several right and wrong answers, the two whose scores are
@@ -92,36 +93,42 @@ def collect(
 
   Returns:
     The pairs, and the mean of each term over all samples.
+
+  Raises:
+    Preempted: see `journal.keep`.
   """
-  told = path.with_suffix(".json")
-  if not json.loads(sharding.of_first_process(json.dumps(told.exists()))):
-    records, means = [], []
-    make = _take if isinstance(source, Given) else _ask
-    for start in range(first, first + config.prompts, config.prompts_per_step):
-      shown = (path.parent, step) if start == first else None
-      some, terms_of = make(
-        setting, config, params, reward, source, terms, start, pick, shown
-      )
-      records += some
-      means.append(terms_of)
-    pairs.write(_part(path, jax.process_index()), records)
-    mean = lambda name: statistics.fmean(m[name] for m in means)
-    means = {n: sharding.mean_over_processes(mean(n)) for n in terms}
-    sharding.wait_for_all("pairs")
-    # Written last: it says that the parts of all processes are whole.
-    if jax.process_index() == 0:
-      whole = {"parts": jax.process_count(), "means": means}
-      write_text(told, json.dumps(whole, indent=2) + "\n")
-    sharding.wait_for_all("pairs are written")
-  whole = json.loads(told.read_text())
-  parts = [pairs.read(_part(path, n)) for n in range(whole["parts"])]
-  # A row that several processes hold is in the part of each.
-  records = {record.index: record for record in sum(parts, [])}
-  return [records[i] for i in sorted(records)], whole["means"]
+  asked = dataclasses.asdict(config) | {
+    "first": first,
+    "pick": pick,
+    "scored": reward is not None,
+  }
+  # More of them are further ones, and so many at once change no answer.
+  del asked["prompts"], asked["micro_batch"]
+  take = _take if isinstance(source, Given) else _ask
+
+  def make(start):
+    shown = (path.parent, step) if start == first else None
+    records, means = take(
+      setting, config, params, reward, source, terms, start, pick, shown
+    )
+    means = {n: sharding.mean_over_processes(means[n]) for n in terms}
+    return {"records": _of_all(records), "means": means}
+
+  starts = range(first, first + config.prompts, config.prompts_per_step)
+  batches = journal.keep(path, asked, starts, make)
+  mean = lambda name: statistics.fmean(b["means"][name] for b in batches)
+  means = {name: mean(name) for name in terms}
+  fields = [record for batch in batches for record in batch["records"]]
+  records = {x["index"]: pairs.parse(x) for x in fields}
+  return [records[i] for i in sorted(records)], means
 
 
-def _part(path, process):
-  return path.with_suffix(f".{process}.jsonl")
+def _of_all(records):
+  """Those of all processes; several have the pair of a row that they hold."""
+  text = json.dumps([dataclasses.asdict(record) for record in records])
+  every = [x for part in sharding.gather_texts(text) for x in json.loads(part)]
+  first = {x["index"]: x for x in reversed(every)}
+  return [first[index] for index in sorted(first)]
 
 
 def _ask(setting, config, params, reward, source, terms, start, pick, shown):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jax
 
-from jaxrl_mm import sharding
+from jaxrl_mm import preemption, sharding
 from jaxrl_mm.data import difficulty
 from jaxrl_mm.data.difficulty import Label
 from jaxrl_mm.data.sources import Example, Source
@@ -72,12 +72,12 @@ def run(
   path = folder / LABELS
   size = min(config.questions, len(source))
   if len(difficulty.read_labels(path)) < size:
-    if not config.teacher.base_url:
-      teacher = own_teacher(setting, config, params)
-      make_labels(teacher, config, source, right, path, seed=setting.seed)
-    elif jax.process_index() == 0:
-      teacher = endpoint_teacher(config.teacher)
-      make_labels(teacher, config, source, right, path, seed=setting.seed)
+    teacher = (
+      endpoint_teacher(config.teacher)
+      if config.teacher.base_url
+      else own_teacher(setting, config, params)
+    )
+    make_labels(teacher, config, source, right, path, seed=setting.seed)
     sharding.wait_for_all("difficulty")
   return difficulty.read_labels(path)
 
@@ -95,11 +95,15 @@ def make_labels(
 
   A batch that a kill has cut short is asked again with the same keys, and the
   lines that are missing are added.
+
+  Raises:
+    Preempted: the machine will be taken away; the labels so far are kept.
   """
   size = min(config.questions, len(source))
   done = _resume(path)
   key = jax.random.key(seed)
   for start in range(done - done % config.batch, size, config.batch):
+    preemption.check(f"difficulty has kept {max(done, start)} labels")
     numbers = range(start, min(start + config.batch, size))
     draws = jax.random.fold_in(key, start)
     labels = _try(teacher, source, right, numbers, config.attempts, draws)
@@ -115,7 +119,7 @@ def _resume(path: Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(label._asdict()) + "\n" for label in labels]
     write_text(path, "".join(lines))
-  return len(labels)
+  return int(sharding.of_first_process(str(len(labels))))
 
 
 def _tell(done: int, size: int) -> None:
@@ -163,11 +167,16 @@ def own_teacher(
 
 
 def endpoint_teacher(endpoint: Endpoint) -> Teacher:
-  """A model behind an endpoint, which makes its own draws."""
+  """A model behind an endpoint, which makes its own draws.
+
+  The first process asks for all.
+  """
 
   def teach(examples, key):
     del key
     questions = [example.question for example in examples]
-    return endpoint(questions, [example.pictures for example in examples])
+    pictures = [example.pictures for example in examples]
+    said = endpoint(questions, pictures) if jax.process_index() == 0 else []
+    return json.loads(sharding.of_first_process(json.dumps(said)))
 
   return teach

@@ -189,8 +189,8 @@ def _check(folder, metrics, step, loop):
   if metrics["bad_steps"] >= loop.max_bad_steps:
     raise InputError(
       f"{folder.name}: the last {loop.max_bad_steps} updates up to step {step} "
-      "had a gradient that is not finite; lower the learning rate, or start "
-      "again from an earlier checkpoint"
+      f"had a gradient that is not finite; delete {folder} and start this "
+      "stage again with a lower learning rate"
     )
 
 

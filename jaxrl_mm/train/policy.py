@@ -1,7 +1,6 @@
 """Reinforcement learning: sample, grade, replay, update."""
 
 import dataclasses
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +20,6 @@ from jaxrl_mm.data import loader
 from jaxrl_mm.data.loader import Layout
 from jaxrl_mm.data.sources import Source, Subset
 from jaxrl_mm.errors import InputError
-from jaxrl_mm.metrics import write_text
 from jaxrl_mm.models import vlm
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.optimizer import (
@@ -35,6 +33,7 @@ from jaxrl_mm.rollout import Rollout, refill, rollout, uniform_groups
 from jaxrl_mm.sampling.schedule import Schedule
 from jaxrl_mm.sampling.weights import to_decode
 from jaxrl_mm.structs import Metrics, Trajectories
+from jaxrl_mm.train import journal
 from jaxrl_mm.train.collect import make_score, make_token_logp
 from jaxrl_mm.train.loop import Setting, init_state, process_batches, run_stage
 from jaxrl_mm.train.sample import (
@@ -403,6 +402,20 @@ def _add_term(weight, t: Trajectories, learned) -> Trajectories:
   return t._replace(rewards=rewards, terms=t.terms | {"learned": learned})
 
 
+# What decides which questions of the pool are kept.
+_OF_POOL = (
+  "prompts_per_step",
+  "samples_per_prompt",
+  "temperature",
+  "top_k",
+  "top_p",
+  "cache",
+  "decode_weights",
+  "stop",
+  "weights",
+)
+
+
 def filter_prompts(
   setting: Setting,
   config: PolicyConfig,
@@ -415,24 +428,23 @@ def filter_prompts(
 
   Skywork R1V2 (https://arxiv.org/abs/2504.16656, section 3.3) filters its
   prompts so once, by the policy it starts from. The numbers of those kept are
-  in pool.json, which is read if it is there.
+  in pool.jsonl, see `journal`.
   """
-  path = folder / "pool.json"
-  known = path.read_text() if path.exists() else ""
-  kept = json.loads(sharding.of_first_process(known) or "null")
-  if kept is None:
-    kept = []
+
+  def make(start):
     weights = to_decode(setting.model, params, config.decode_weights)
-    for start in range(0, config.pool, config.prompts_per_step):
-      batch = read_prompts(setting, source, start, config.prompts_per_step)
-      key = jax.random.fold_in(jax.random.key(setting.seed), start)
-      right = draw(weights, batch, key).scores.verifiable
-      groups = right.reshape(-1, config.samples_per_prompt)
-      kept += batch.arrays.group[np.ptp(groups, axis=1) > 0].tolist()
-    kept = sharding.gather_numbers(kept)
-    folder.mkdir(parents=True, exist_ok=True)
-    if jax.process_index() == 0:
-      write_text(path, json.dumps(kept))
+    batch = read_prompts(setting, source, start, config.prompts_per_step)
+    key = jax.random.fold_in(jax.random.key(setting.seed), start)
+    right = draw(weights, batch, key).scores.verifiable
+    groups = right.reshape(-1, config.samples_per_prompt)
+    useful = batch.arrays.group[np.ptp(groups, axis=1) > 0]
+    return {"kept": sharding.gather_numbers(useful.tolist())}
+
+  settings = dataclasses.asdict(config)
+  asked = {name: settings[name] for name in _OF_POOL}
+  starts = range(0, config.pool, config.prompts_per_step)
+  batches = journal.keep(folder / "pool.jsonl", asked, starts, make)
+  kept = [number for batch in batches for number in batch["kept"]]
   if not kept:
     raise InputError(
       f"{folder.name}: all {config.pool} questions of config.policy.pool were "

@@ -104,7 +104,7 @@ def run(
       reward,
       source,
       terms,
-      folder / f"pairs_{number}",
+      folder / f"pairs_{number}.jsonl",
       first=first + (number - 1) * config.collect.prompts,
       step=(number - 1) * config.steps,
     )
@@ -115,10 +115,11 @@ def run(
     told = {"threshold": float(threshold)} | told
     _tell(folder, number, len(records), len(kept), told)
     if not kept:
+      again = f", after you have deleted {folder}" if number > 1 else ""
       raise InputError(
         f"{folder.name}: of {len(records)} pairs of round {number} none has a "
         f"score gap of {float(threshold):.2f}; lower config.preference."
-        "threshold or raise config.preference.collect.prompts"
+        f"threshold or raise config.preference.collect.prompts{again}"
       )
     params = _train(
       setting, config, params, PairSource(kept, source), folder, number, told

@@ -92,7 +92,7 @@ def run(
       reward if part == 2 else None,
       source,
       terms,
-      folder / f"pairs_{part}",
+      folder / f"pairs_{part}.jsonl",
       first=(part - 1) * config.collect.prompts,
       step=(part - 1) * config.steps,
       pick="widest" if part == 1 else "closest",
@@ -103,7 +103,8 @@ def run(
     if not known:
       raise InputError(
         f"{folder.name}: no question had both right and wrong answers; raise "
-        "config.reward_model.collect.prompts, or train the cold start longer"
+        "config.reward_model.collect.prompts, or train the cold start longer "
+        "in another --workdir"
       )
     data = PairSource(known, source)
     reward = _train(setting, config, reward, data, folder, part)
@@ -199,7 +200,7 @@ def pair_accuracy(
     reward,
     source,
     terms,
-    folder / "held_out",
+    folder / "held_out.jsonl",
     first=0,
     step=2 * config.steps,
     pick="first",

@@ -21,6 +21,9 @@ if [[ $* == *describe* ]]; then
 fi
 printf '%s\\0' "$@" >> calls
 printf '\\n\\0' >> calls
+for word in "$@"; do
+  [[ $word == */variables ]] && cp -p "$word" variables
+done
 if [[ -s fail ]] && [[ $* == *"$(head -n 1 fail)"* ]]; then
   sed -i 1d fail
   exit 1
@@ -79,6 +82,22 @@ def test_creates_copies_installs_and_starts(gcloud):
   assert scp[scp.index("--worker") + 1] == "all"
   assert "-c launch/constraints.txt -e '.[tpu]'" in install[-1]
   assert "gcsfuse --implicit-dirs b ~/bucket" in install[-1]
+  # Where the run starts, its workdir and the config's files are the bucket's.
+  assert start[-1].startswith("cd jaxrl_mm && JAXRL_PROCESSES=pod")
+  tree, checkout = gcloud / "bucket", gcloud / "jaxrl_mm"
+  (tree / "data").mkdir(parents=True)
+  checkout.mkdir()
+  links = install[-1][install[-1].index("ln -sfn") :]
+  for _ in range(2):  # a slice that is taken again has them
+    subprocess.run(
+      ["bash", "-ec", links],
+      cwd=checkout,
+      env=os.environ | {"HOME": str(gcloud)},
+      check=True,
+    )
+  (checkout / "data" / "prompts.jsonl").write_text("")
+  assert (tree / "data" / "prompts.jsonl").exists()
+  assert (checkout / "bucket").samefile(tree)
   assert start[start.index("--worker") + 1] == "all"
   # What the shell of a worker makes of it.
   assert shlex.split(start[-1])[-4:] == [
@@ -97,6 +116,35 @@ def test_takes_what_is_there(gcloud):
   done, calls = launch(gcloud, *COMMAND)
   assert done.returncode == 0
   assert verbs(calls) == ["scp", "ssh", "ssh"]
+
+
+def test_variables_are_handed_on_in_a_file_that_is_read_once(
+  gcloud, monkeypatch
+):
+  monkeypatch.setenv("JUDGE_KEY", "it's $ecret")
+  monkeypatch.setenv("OTHER", "2")
+  names = "--env", "JUDGE_KEY", "--env", "OTHER"
+  done, calls = launch(gcloud, *COMMAND, *names)
+  assert done.returncode == 0, done.stderr
+  assert verbs(calls) == ["scp", "ssh", "scp", "ssh"]
+  assert "ecret" not in str(calls) + done.stdout + done.stderr
+  sent = gcloud / "variables"
+  assert sent.stat().st_mode & 0o777 == 0o600
+  assert calls[2][-5] == "pod:.jaxrl_variables"
+  # What a worker's shell makes of it.
+  take = calls[3][-1].partition("cd jaxrl_mm")[0]
+  sent.rename(gcloud / ".jaxrl_variables")
+  told = subprocess.run(
+    ["bash", "-c", f'{take} printf "%s %s" "$JUDGE_KEY" "$OTHER"'],
+    env={"HOME": str(gcloud), "PATH": os.environ["PATH"]},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert told.stdout == "it's $ecret 2"
+  assert not (gcloud / ".jaxrl_variables").exists()
+  done, _ = launch(gcloud, *COMMAND, *names, "--dry_run")
+  assert done.returncode == 0 and "ecret" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
@@ -167,6 +215,8 @@ def test_a_dry_run_prints_and_does_nothing(gcloud):
   [
     ((), "--name is missing"),
     (("--name",), "--name needs a value"),
+    (("--env",), "--env needs a name"),
+    (("--env", "NOWHERE_SET"), "--env NOWHERE_SET: that variable is not set"),
     (("--nam", "x"), "unknown flag --nam"),
     (("nowhere.py", *FLAGS, "--workdir", "w"), "there is no config nowhere.py"),
     (FLAGS, "config is missing"),

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl_mm import metrics, run, sharding
+from jaxrl_mm import metrics, preemption, run, sharding
 from jaxrl_mm.data import comparisons, sets, sources
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.pairs import Given
 from jaxrl_mm.experiment import REWARDS, Experiment
 from jaxrl_mm.models import config as models
+from jaxrl_mm.preemption import Preempted
 from jaxrl_mm.structs import Completions
 from jaxrl_mm.train import collect
 from jaxrl_mm.train.collect import CollectConfig
@@ -65,21 +66,28 @@ def test_pairs_are_collected_once(monkeypatch, tmp_path):
   monkeypatch.setattr(collect, "make_sample", lambda *_, **__: counted)
   monkeypatch.setattr(collect, "make_logp", lambda *_: logp)
   terms = {name: REWARDS[name] for name in ("answer", "hallucination")}
-  again = lambda: collect.collect(
+  again = lambda folder: collect.collect(
     setting,
     CONFIG,
     {},
     None,
     source,
     terms,
-    tmp_path / "pairs_1",
+    folder / "pairs_1.jsonl",
     first=8,
     step=5,
   )
   with jax.set_mesh(mesh):
-    records, told = again()
-    assert again() == (records, told)
-  assert len(asked) == 2
+    records, told = again(tmp_path)
+    assert again(tmp_path) == (records, told)
+    assert len(asked) == 2
+    # Ended after the first of its two batches.
+    near = iter([False, True])
+    monkeypatch.setattr(preemption, "is_near", lambda: next(near, False))
+    with pytest.raises(Preempted, match="kept 1 of 2 batches"):
+      again(tmp_path / "cut")
+    assert again(tmp_path / "cut") == (records, told)
+  assert len(asked) == 4
   assert [r.index for r in records] == [n for n in range(8, 24) if n % 4]
   for record in records:
     assert record.texts[0] == source[record.index].demonstration
@@ -121,7 +129,7 @@ def test_pairs_that_are_given_are_scored_and_nobody_is_asked(
     {},
     given,
     {},
-    tmp_path / f"pairs_{first}",
+    tmp_path / f"pairs_{first}.jsonl",
     first=first,
     step=1,
   )

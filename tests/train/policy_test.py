@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrl_mm import algorithms, pytree, run, sharding
+from jaxrl_mm import algorithms, preemption, pytree, run, sharding
 from jaxrl_mm.algorithms import Algorithm
 from jaxrl_mm.algorithms.calibrate import hold_in_band
 from jaxrl_mm.data import comparisons
@@ -22,6 +23,7 @@ from jaxrl_mm.optimizer import (
   make_optimizer,
   split_trainable,
 )
+from jaxrl_mm.preemption import Preempted
 from jaxrl_mm.rewards.compose import Term
 from jaxrl_mm.rollout import rollout
 from jaxrl_mm.structs import Prompts, Trajectories
@@ -108,6 +110,39 @@ def test_description_with_a_buffer():
   told = policy._describe(fresh, mixed, state)
   assert float(told["effective_without_buffer"]) == 0.5
   assert float(told["effective"]) == 1
+
+
+# ----------------------------------------------------------------- the pool
+def test_questions_that_teach_are_kept_and_the_rest_of_the_pool_is_asked_later(
+  setting, monkeypatch, tmp_path
+):
+  source = comparisons.open_source("digit-pairs/train", size=64, seed=0)
+  asked = []
+
+  def draw(weights, batch, key):
+    """Of each three questions one has answers of both kinds."""
+    del weights, key
+    asked.append(int(batch.arrays.group[0]))
+    mixed = batch.arrays.group[:, None] % 3 == 0
+    right = np.where(mixed, [0.0, 1.0], 1.0).ravel()
+    return SimpleNamespace(scores=SimpleNamespace(verifiable=right))
+
+  monkeypatch.setattr(policy, "to_decode", lambda model, params, form: {})
+  config = PolicyConfig(prompts_per_step=4, samples_per_prompt=2, pool=8)
+  keep = lambda config: policy.filter_prompts(
+    setting, config, {}, source, draw, tmp_path
+  )
+  near = iter([False, True])
+  monkeypatch.setattr(preemption, "is_near", lambda: next(near, False))
+  with pytest.raises(Preempted, match="kept 1 of 2 batches of pool.jsonl"):
+    keep(config)
+  names = lambda kept: [kept[i].name for i in range(len(kept))]
+  assert names(keep(config)) == [source[i].name for i in (0, 3, 6)]
+  assert asked == [0, 4]
+  # A larger pool asks only what is new.
+  wide = dataclasses.replace(config, pool=12, steps=7)
+  assert names(keep(wide)) == [source[i].name for i in (0, 3, 6, 9)]
+  assert asked == [0, 4, 8]
 
 
 # --------------------------------------------------- an update, all of it

@@ -65,7 +65,7 @@ def test_rounds_train_on_what_passes_a_threshold_that_moves(
   del quick_compile
   calls = []
   first = _run(monkeypatch, tmp_path / "preference", CONFIG, calls)
-  assert calls == [("pairs_1", 64, 0), ("pairs_2", 64 + 512, 3)]
+  assert calls == [("pairs_1.jsonl", 64, 0), ("pairs_2.jsonl", 64 + 512, 3)]
   rounds = metrics.read_lines(tmp_path / "preference" / "rounds.jsonl")
   # The rate 0.3 is above the band: the threshold rises from 1 by 0.5 a round.
   assert [r["threshold"] for r in rounds] == [1.5, 2.0]

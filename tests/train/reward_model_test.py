@@ -73,8 +73,8 @@ def test_two_data_stages(setting, monkeypatch, tmp_path, quick_compile):
   policy, trained = train()
   # The second stage asks new questions, scored by the first stage's model.
   assert calls == [
-    ("pairs_1", 0, 0, "widest", False),
-    ("pairs_2", 32, 4, "closest", True),
+    ("pairs_1.jsonl", 0, 0, "widest", False),
+    ("pairs_2.jsonl", 32, 4, "closest", True),
   ]
   # It adds the pairs that model finds hard.
   assert [len(known) for known in seen] == [6, 6 + 3]
