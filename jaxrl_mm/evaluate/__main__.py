@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -41,7 +42,13 @@ from rich.progress import (
 
 from jaxrl_mm import metrics, run, sharding, weights
 from jaxrl_mm.errors import InputError
-from jaxrl_mm.evaluate import answers, benchmarks, pairwise, table
+from jaxrl_mm.evaluate import (
+  answers,
+  benchmarks,
+  conversation,
+  pairwise,
+  table,
+)
 from jaxrl_mm.evaluate.answers import Drawing
 from jaxrl_mm.evaluate.items import Benchmark, Item
 from jaxrl_mm.evaluate.run import Protocol, run_benchmark
@@ -93,6 +100,15 @@ def _run(args, name, benchmark, items, setting, params, judge, pool) -> dict:
     answer = answers.make_preference(setting, params)
   else:
     answer = answers.make_answer(setting, params, _drawing(args))
+  if benchmark.follow:
+    once = dataclasses.replace(_drawing(args), samples=1)
+    answer = conversation.hold(
+      answer,
+      answers.make_answer(setting, params, once),
+      benchmark.follow,
+      partial(answers.fits, setting),
+      pool.submit,
+    )
   with _bar(name, len(items)) as progress:
     return run_benchmark(
       benchmark,

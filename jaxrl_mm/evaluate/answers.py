@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxrl_mm import sharding
-from jaxrl_mm.data import loader, patches
+from jaxrl_mm.data import loader, patches, templates
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.images import Tiles
 from jaxrl_mm.data.loader import Layout
@@ -47,9 +47,9 @@ class Drawing:
 def make_answer(setting: Setting, params: Params, drawing: Drawing) -> Answer:
   """A function from questions to answers, for `run.run_benchmark`.
 
-  What is drawn for a question depends on the seed of the setting and on the
-  row of the first question of the call. For several processes there is no
-  support.
+  What is drawn for a question depends on the seed of the setting, and on the
+  row and the turn of the first question of the call. For several processes
+  there is no support.
 
   Args:
     setting: model, tokenizer and mesh; of the layout of the pictures only what
@@ -69,6 +69,7 @@ def make_answer(setting: Setting, params: Params, drawing: Drawing) -> Answer:
   def answer(asks: list[Ask]) -> list[list[str]]:
     prompts = encode(setting, [_example(ask, ask.text) for ask in asks])
     key = jax.random.fold_in(jax.random.key(setting.seed), asks[0].row)
+    key = jax.random.fold_in(key, len(asks[0].earlier))
     drawn = sample(params, sharding.to_device(prompts, setting.mesh), key)
     texts = tok.decode(setting.tokenizer, np.asarray(drawn.tokens))
     G = drawing.samples
@@ -121,7 +122,23 @@ def _completions(setting: Setting, texts: Sequence[str]):
 
 def _example(ask: Ask, text: str) -> Example:
   pictures = tuple(items.pixels(picture) for picture in ask.item.pictures)
-  return Example(ask.item.id, pictures, text, ask.item.answer)
+  return Example(
+    ask.item.id, pictures, text, ask.item.answer, earlier=ask.earlier
+  )
+
+
+def fits(setting: Setting, ask: Ask) -> bool:
+  """Whether the layout has room for a question without pictures."""
+  ids = templates.prompt_ids(
+    setting.tokenizer,
+    ask.text,
+    (),
+    name=ask.item.id,
+    markup=setting.layout.markup,
+    prefix=setting.layout.prefix,
+    earlier=ask.earlier,
+  )
+  return len(ids) <= setting.layout.prompt_tokens
 
 
 def encode(setting: Setting, examples: Sequence[Example]) -> Prompts:

@@ -26,11 +26,13 @@ class Ask(NamedTuple):
     row: of the item; what is drawn for it should depend on nothing else.
     text: the prompt, without a chat template; the pictures stand before it.
     item: the whole question.
+    earlier: what user and model said before, in turn.
   """
 
   row: int
   text: str
   item: Item
+  earlier: tuple[str, ...] = ()
 
 
 # Questions to the same number of responses each.
