@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -48,13 +49,13 @@ def make_answer(setting: Setting, params: Params, drawing: Drawing) -> Answer:
   """A function from questions to answers, for `run.run_benchmark`.
 
   What is drawn for a question depends on the seed of the setting, and on the
-  row and the turn of the first question of the call. For several processes
-  there is no support.
+  row and the turn of the first question of the call. Every process gets all
+  questions and all answers.
 
   Args:
     setting: model, tokenizer and mesh; of the layout of the pictures only what
       holds for one picture counts, room is made for as many as there are.
-    params: weights on the mesh.
+    params: weights on the mesh, best those of `sampling.weights.to_decode`.
     drawing: how answers are drawn.
   """
   sample = make_sample(
@@ -70,8 +71,9 @@ def make_answer(setting: Setting, params: Params, drawing: Drawing) -> Answer:
     prompts = encode(setting, [_example(ask, ask.text) for ask in asks])
     key = jax.random.fold_in(jax.random.key(setting.seed), asks[0].row)
     key = jax.random.fold_in(key, len(asks[0].earlier))
-    drawn = sample(params, sharding.to_device(prompts, setting.mesh), key)
-    texts = tok.decode(setting.tokenizer, np.asarray(drawn.tokens))
+    drawn = sample(params, _to_device(setting, prompts), key)
+    tokens = sharding.to_every_host(drawn.tokens)
+    texts = tok.decode(setting.tokenizer, tokens)
     G = drawing.samples
     return [texts[i * G : (i + 1) * G] for i in range(len(asks))]
 
@@ -95,11 +97,18 @@ def make_preference(setting: Setting, params: Params) -> Answer:
     pairs = [ask.item.responses for ask in (*asks, *spare)]
     tokens, mask = _completions(setting, [text for p in pairs for text in p])
     twice = jax.tree.map(lambda x: np.repeat(x, 2, axis=0), prompts)
-    rows = sharding.to_device((twice, tokens, mask), setting.mesh)
-    scores = np.asarray(score(params, *rows)).reshape(-1, 2)
+    rows = _to_device(setting, (twice, tokens, mask))
+    scores = sharding.to_every_host(score(params, *rows)).reshape(-1, 2)
     return [[_preferred(*pair)] for pair in scores[: len(asks)]]
 
   return answer
+
+
+def _to_device(setting: Setting, rows: Any) -> Any:
+  """Rows that every process has, cut over all of them."""
+  (count,) = {len(leaf) for leaf in jax.tree.leaves(rows)}
+  own = sharding.local_rows(setting.mesh, count)
+  return sharding.to_device(jax.tree.map(lambda x: x[own], rows), setting.mesh)
 
 
 def _preferred(first: np.floating, second: np.floating) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
 
+from jaxrl_mm import sharding
 from jaxrl_mm.evaluate.items import Item
 from jaxrl_mm.evaluate.run import Answer, Ask, at_once
 
@@ -60,10 +61,11 @@ def _next(
 ) -> list[tuple[_Talk, Ask]]:
   """Those that go on, with what is asked next."""
   found = [submit(follow, talk.ask.item, tuple(talk.replies)) for talk in talks]
-  said = [future.result() for future in found]
+  # One process may have been too slow for a service where others were not.
+  said = sharding.of_first_process(json.dumps([f.result() for f in found]))
   asks = [
-    (talk, talk.ask._replace(text=texts[-1], earlier=texts[:-1]))
-    for talk, texts in zip(talks, said)
+    (talk, talk.ask._replace(text=texts[-1], earlier=tuple(texts[:-1])))
+    for talk, texts in zip(talks, json.loads(said))
     if texts
   ]
   return [(talk, ask) for talk, ask in asks if fits(ask)]
