@@ -4,16 +4,14 @@ Any value of the config can be changed: `--config.policy.steps=100`.
 """
 
 import os
-import socket
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jaxrl_mm import experiment, preemption, run
+from jaxrl_mm import experiment, preemption, run, sharding
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.preemption import Preempted
 from jaxrl_mm.rewards.judge import JudgeDown
@@ -42,34 +40,6 @@ def parse(argv: list[str]) -> list[str]:
     sys.exit(f"error: the config file cannot be read: {reason}")
 
 
-# A process that is not heard of for so long has died, and ends the others.
-SILENCE_SECONDS = 30
-
-
-def join_processes(environ: Mapping[str, str]) -> None:
-  """Joins the other processes of a run, where the launcher says there are any.
-
-  `JAXRL_PROCESSES` is "pod" on a Cloud TPU slice, whose workers find each
-  other, or their number; then `JAXRL_COORDINATOR` is the address of the first
-  and `JAXRL_PROCESS` this one's number.
-  """
-  processes = environ.get("JAXRL_PROCESSES")
-  if processes == "pod":
-    jax.distributed.initialize(heartbeat_timeout_seconds=SILENCE_SECONDS)
-  elif processes:
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(
-      environ["JAXRL_COORDINATOR"],
-      num_processes=int(processes),
-      process_id=int(environ["JAXRL_PROCESS"]),
-      heartbeat_timeout_seconds=SILENCE_SECONDS,
-    )
-  if processes:
-    # jax names a dead process by its number alone.
-    here, of = jax.process_index(), jax.process_count()
-    print(f"process {here} of {of} is {socket.gethostname()}", flush=True)
-
-
 def main(argv: list[str]) -> None:
   """Reads the flags and runs the experiment."""
   if len(argv) > 1:
@@ -79,7 +49,7 @@ def main(argv: list[str]) -> None:
     e = experiment.from_config(_CONFIG.value)
     if "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
       jax.config.update("jax_num_cpu_devices", e.mesh.cpu_devices)
-    join_processes(os.environ)
+    sharding.join_processes(os.environ)
     workdir = Path(_WORKDIR.value)
     if not jax.config.jax_compilation_cache_dir:
       # For the rounds of a stage, and for a run that is continued.

@@ -182,7 +182,8 @@ def print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
     return
   table = Table(title=title, title_justify="left")
   for i, name in enumerate(rows[0]):
-    table.add_column(name, justify="right" if i else "left")
+    # A name is not broken, or it could not be read.
+    table.add_column(name, justify="right" if i else "left", no_wrap=not i)
   for row in rows:
     table.add_row(*row.values())
   rich.print(table)

@@ -7,7 +7,8 @@ same functions run on one laptop core and on a pod.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+import socket
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,6 +27,8 @@ from jaxrl_mm import pytree
 from jaxrl_mm.errors import InputError
 
 BATCH_AXES = ("data", "fsdp")
+# A process that is not heard of for so long has died, and ends the others.
+SILENCE_SECONDS = 30
 MeshAxis = str | tuple[str, ...] | None
 
 
@@ -174,6 +177,30 @@ def by_table(
     return sharding
 
   return pytree.map_with_name(place, params)
+
+
+def join_processes(environ: Mapping[str, str]) -> None:
+  """Joins the other processes of a run, where the launcher says there are any.
+
+  `JAXRL_PROCESSES` is "pod" on a Cloud TPU slice, whose workers find each
+  other, or their number; then `JAXRL_COORDINATOR` is the address of the first
+  and `JAXRL_PROCESS` this one's number.
+  """
+  processes = environ.get("JAXRL_PROCESSES")
+  if processes == "pod":
+    jax.distributed.initialize(heartbeat_timeout_seconds=SILENCE_SECONDS)
+  elif processes:
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(
+      environ["JAXRL_COORDINATOR"],
+      num_processes=int(processes),
+      process_id=int(environ["JAXRL_PROCESS"]),
+      heartbeat_timeout_seconds=SILENCE_SECONDS,
+    )
+  if processes:
+    # jax names a dead process by its number alone.
+    here, of = jax.process_index(), jax.process_count()
+    print(f"process {here} of {of} is {socket.gethostname()}", flush=True)
 
 
 def local_rows(mesh: Mesh, count: int) -> list[int]:

@@ -21,10 +21,12 @@ from transformers import PreTrainedTokenizerFast  # noqa: E402
 
 from jaxrl_mm import pytree  # noqa: E402
 from jaxrl_mm.data import sources, tokenizer  # noqa: E402
+from jaxrl_mm.errors import InputError  # noqa: E402
 from jaxrl_mm.models import config, vlm  # noqa: E402
 from jaxrl_mm.models.attention import Causal  # noqa: E402
 from jaxrl_mm.models.huggingface import internvl, qwen2_5_vl  # noqa: E402
 from jaxrl_mm.models.huggingface.save import save_params  # noqa: E402
+from jaxrl_mm.rewards import sandbox, services  # noqa: E402
 from jaxrl_mm.sampling.decode import Sampling  # noqa: E402
 from jaxrl_mm.sampling.generate import generate  # noqa: E402
 
@@ -41,6 +43,77 @@ def random_params(model):
     return jnp.asarray(noise * (0.3 if name.endswith("table") else 0.15))
 
   return pytree.map_with_name(fill, shapes)
+
+
+# In the form of the package: a service, and what calls and compares it.
+_SERVICES = """
+class TicketAPI:
+  def _load_scenario(self, config, long_context=False):
+    self.tickets = list(config["tickets"])
+
+  def close_ticket(self, ticket_id):
+    self.tickets.remove(ticket_id)
+    return {"left": len(self.tickets)}
+
+  def count_tickets(self):
+    return {"left": len(self.tickets), "to": 9}
+
+services = {}
+
+def execute_multi_turn_func_call(
+  func_call_list, initial_config, involved_classes, model_name, test_entry_id,
+  long_context=False, is_evaL_run=False,
+):
+  assert involved_classes == ["TicketAPI"]
+  if model_name not in services:
+    services[model_name] = TicketAPI()
+    services[model_name]._load_scenario(initial_config["TicketAPI"])
+  service, found = services[model_name], []
+  names = {n: getattr(service, n) for n in dir(service) if n[0] != "_"}
+  for call in func_call_list:
+    try:
+      found.append(str(eval(call, names)))
+    except Exception as error:
+      found.append(f"Error during execution: {error}")
+  return found, {"TicketAPI": service}
+"""
+_CHECKER = """
+from .multi_turn_utils import execute_multi_turn_func_call as execute
+
+def multi_turn_checker(turns, truths, entry, category, model_name):
+  of = lambda calls, name: execute(
+    calls, entry["initial_config"], entry["involved_classes"], name, entry["id"]
+  )
+  given = []
+  for steps, truth in zip(turns, truths):
+    for step in steps:
+      given += of(step, "model")[0]
+    wanted, true = of(truth, "truth")
+    _, ours = of([], "model")
+    same = vars(ours["TicketAPI"]) == vars(true["TicketAPI"])
+    if not same or set(wanted) - set(given):
+      return {"valid": False}
+  return {"valid": True}
+"""
+
+
+@pytest.fixture
+def bfcl_package(tmp_path, monkeypatch):
+  """A package of the name and the form of bfcl_eval, with one service."""
+  try:
+    sandbox.check()
+  except InputError as error:
+    pytest.skip(str(error))
+  folder = tmp_path / "site" / "bfcl_eval" / "eval_checker" / "multi_turn_eval"
+  folder.mkdir(parents=True)
+  for place in (folder, *folder.parents[:2]):
+    (place / "__init__.py").touch()
+  (folder / "multi_turn_utils.py").write_text(_SERVICES)
+  (folder / "multi_turn_checker.py").write_text(_CHECKER)
+  monkeypatch.syspath_prepend(tmp_path / "site")
+  services.check.cache_clear()
+  yield
+  services.check.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -66,6 +66,7 @@ def encode_prompt(
     markup=layout.markup,
     videos=[i for i, x in enumerate(example.pictures) if x.ndim == 4],
     prefix=layout.prefix,
+    earlier=example.earlier,
   )
   room = layout.prompt_tokens - len(ids)
   if room < 0:

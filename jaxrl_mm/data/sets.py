@@ -17,7 +17,11 @@ from jaxrl_mm.errors import InputError
 
 SETS = PAIRS | PROMPTS
 _JOINT = " + "
-_HINT = "mend the record, or set config.data.skip_bad=True to pass over it"
+# Held-out records are never passed over: numbers would not be comparable.
+_HINT = (
+  "mend or remove the record, or set config.data.skip_bad=True, which passes "
+  "over records of training"
+)
 
 
 class Records:

@@ -26,6 +26,7 @@ class Example(NamedTuple):
     demonstration: a completion to imitate, empty where there is none.
     facts: what is in the pictures, as far as it is known: the digits, with
       commas.
+    earlier: what user and assistant said before the question, in turn.
   """
 
   name: str
@@ -34,6 +35,7 @@ class Example(NamedTuple):
   answer: str
   demonstration: str = ""
   facts: str = ""
+  earlier: tuple[str, ...] = ()
 
 
 @runtime_checkable

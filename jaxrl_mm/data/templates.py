@@ -1,5 +1,6 @@
 """From a question and its pictures to the ids the model reads."""
 
+import itertools
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -41,11 +42,17 @@ def prompt_text(
   question: str,
   pictures: int,
   markup: Markup = INTERNVL,
+  earlier: Sequence[str] = (),
 ) -> str:
-  """The user's turn in the tokenizer's chat form, ready for the answer."""
+  """The user's turn in the tokenizer's chat form, ready for the answer.
+
+  Before it stand the turns of user and assistant that there were earlier.
+  """
   content = f"{PLACEHOLDER}{markup.after}" * pictures + question
+  roles = itertools.cycle(("user", "assistant"))
+  turns = zip(roles, (*earlier, content))
   return tokenizer.apply_chat_template(
-    [{"role": "user", "content": content}],
+    [{"role": role, "content": said} for role, said in turns],
     tokenize=False,
     add_generation_prompt=True,
   )
@@ -60,6 +67,7 @@ def prompt_ids(
   markup: Markup = INTERNVL,
   videos: Collection[int] = (),
   prefix: str = "",
+  earlier: Sequence[str] = (),
 ) -> list[int]:
   """Ids of a prompt, each picture expanded to its image tokens.
 
@@ -71,12 +79,14 @@ def prompt_ids(
     markup: of the model's family.
     videos: which of the pictures are videos, by number.
     prefix: what the answer is given to begin with.
+    earlier: what user and assistant said before, in turn.
 
   Raises:
     InputError: the ids hold another number of image tokens than the pictures
       have features, for example because the question itself names the token.
   """
-  text = prompt_text(tokenizer, question, len(image_tokens), markup) + prefix
+  text = prompt_text(tokenizer, question, len(image_tokens), markup, earlier)
+  text += prefix
   for i, count in enumerate(image_tokens):
     token = markup.video if i in videos else markup.image
     expanded = markup.start + token * count + markup.end

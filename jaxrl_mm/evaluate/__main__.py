@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -41,14 +42,21 @@ from rich.progress import (
 
 from jaxrl_mm import metrics, run, sharding, weights
 from jaxrl_mm.errors import InputError
-from jaxrl_mm.evaluate import answers, benchmarks, pairwise, table
+from jaxrl_mm.evaluate import (
+  answers,
+  benchmarks,
+  conversation,
+  pairwise,
+  table,
+)
 from jaxrl_mm.evaluate.answers import Drawing
 from jaxrl_mm.evaluate.items import Benchmark, Item
-from jaxrl_mm.evaluate.run import Protocol, run_benchmark
+from jaxrl_mm.evaluate.run import Protocol, only_answer, run_benchmark
 from jaxrl_mm.experiment import Experiment
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.rewards.endpoint import Endpoint
 from jaxrl_mm.rewards.judge import Judge, JudgeDown
+from jaxrl_mm.sampling.weights import to_decode
 from jaxrl_mm.train.loop import Setting
 
 Work = dict[str, tuple[Benchmark, list[Item]]]
@@ -67,9 +75,11 @@ def evaluate(args: argparse.Namespace) -> dict[str, dict[str, table.Row]]:
       name: _run(args, name, *of_name, setting, params, judge, pool)
       for name, of_name in work.items()
     }
+  if jax.process_index():
+    return {}
   tables = table.write(args.out, args.model.name, summaries)
   for name, found in tables.items():
-    metrics.print_table(table.title(name), table.text(found))
+    metrics.print_table(table.title(name), table.text(found, ours=True))
     print(table.notes(name, summaries[name]))
   print(f"Written to {args.out / 'table.md'} and {args.out / 'table.json'}.")
   return tables
@@ -93,6 +103,18 @@ def _run(args, name, benchmark, items, setting, params, judge, pool) -> dict:
     answer = answers.make_preference(setting, params)
   else:
     answer = answers.make_answer(setting, params, _drawing(args))
+  if benchmark.follow:
+    once = dataclasses.replace(_drawing(args), samples=1)
+    answer = conversation.hold(
+      answer,
+      answers.make_answer(setting, params, once),
+      benchmark.follow,
+      partial(answers.fits, setting),
+      pool.submit,
+    )
+  if jax.process_index():
+    only_answer(benchmark, items, answer, protocol)
+    return {}
   with _bar(name, len(items)) as progress:
     return run_benchmark(
       benchmark,
@@ -200,9 +222,15 @@ def make_judge(args: argparse.Namespace) -> Judge | None:
 
 # ---------------------------------------------------------------- the model
 def load_model(args: argparse.Namespace, mesh: Mesh) -> tuple[Setting, Params]:
-  """A published checkpoint, or the weights a run has reached."""
+  """A published checkpoint, or the weights a run has reached.
+
+  In the layout they are decoded with, except those of a scalar reward model.
+  """
   e = describe(args)
-  return run.make_setting(e, mesh), weights.of_folder(e, args.model, mesh)
+  params = weights.of_folder(e, args.model, mesh)
+  if not e.model.value_head:
+    params = to_decode(e.model, params)
+  return run.make_setting(e, mesh), params
 
 
 def describe(args: argparse.Namespace) -> Experiment:
@@ -258,12 +286,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
   add("--judge-model", default="", metavar="NAME")
   add("--batch", type=int, default=64, help="questions asked at once")
   add("--slots", type=int, default=256, help="answers written at once")
-  add("--tensor", type=int, default=1, help="devices along the tensor axis")
+  add("--tensor", type=int, default=1, help="devices that share the weights")
   return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
   try:
-    evaluate(parse())
+    args = parse()
+    sharding.join_processes(os.environ)
+    evaluate(args)
   except (InputError, JudgeDown) as error:
     sys.exit(f"error: {error}")

@@ -3,12 +3,13 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxrl_mm import sharding
-from jaxrl_mm.data import loader, patches
+from jaxrl_mm.data import loader, patches, templates
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.images import Tiles
 from jaxrl_mm.data.loader import Layout
@@ -47,14 +48,14 @@ class Drawing:
 def make_answer(setting: Setting, params: Params, drawing: Drawing) -> Answer:
   """A function from questions to answers, for `run.run_benchmark`.
 
-  What is drawn for a question depends on the seed of the setting and on the
-  row of the first question of the call. For several processes there is no
-  support.
+  What is drawn for a question depends on the seed of the setting, and on the
+  row and the turn of the first question of the call. Every process gets all
+  questions and all answers.
 
   Args:
     setting: model, tokenizer and mesh; of the layout of the pictures only what
       holds for one picture counts, room is made for as many as there are.
-    params: weights on the mesh.
+    params: weights on the mesh, best those of `sampling.weights.to_decode`.
     drawing: how answers are drawn.
   """
   sample = make_sample(
@@ -69,8 +70,10 @@ def make_answer(setting: Setting, params: Params, drawing: Drawing) -> Answer:
   def answer(asks: list[Ask]) -> list[list[str]]:
     prompts = encode(setting, [_example(ask, ask.text) for ask in asks])
     key = jax.random.fold_in(jax.random.key(setting.seed), asks[0].row)
-    drawn = sample(params, sharding.to_device(prompts, setting.mesh), key)
-    texts = tok.decode(setting.tokenizer, np.asarray(drawn.tokens))
+    key = jax.random.fold_in(key, len(asks[0].earlier))
+    drawn = sample(params, _to_device(setting, prompts), key)
+    tokens = sharding.to_every_host(drawn.tokens)
+    texts = tok.decode(setting.tokenizer, tokens)
     G = drawing.samples
     return [texts[i * G : (i + 1) * G] for i in range(len(asks))]
 
@@ -94,11 +97,18 @@ def make_preference(setting: Setting, params: Params) -> Answer:
     pairs = [ask.item.responses for ask in (*asks, *spare)]
     tokens, mask = _completions(setting, [text for p in pairs for text in p])
     twice = jax.tree.map(lambda x: np.repeat(x, 2, axis=0), prompts)
-    rows = sharding.to_device((twice, tokens, mask), setting.mesh)
-    scores = np.asarray(score(params, *rows)).reshape(-1, 2)
+    rows = _to_device(setting, (twice, tokens, mask))
+    scores = sharding.to_every_host(score(params, *rows)).reshape(-1, 2)
     return [[_preferred(*pair)] for pair in scores[: len(asks)]]
 
   return answer
+
+
+def _to_device(setting: Setting, rows: Any) -> Any:
+  """Rows that every process has, cut over all of them."""
+  (count,) = {len(leaf) for leaf in jax.tree.leaves(rows)}
+  own = sharding.local_rows(setting.mesh, count)
+  return sharding.to_device(jax.tree.map(lambda x: x[own], rows), setting.mesh)
 
 
 def _preferred(first: np.floating, second: np.floating) -> str:
@@ -121,7 +131,23 @@ def _completions(setting: Setting, texts: Sequence[str]):
 
 def _example(ask: Ask, text: str) -> Example:
   pictures = tuple(items.pixels(picture) for picture in ask.item.pictures)
-  return Example(ask.item.id, pictures, text, ask.item.answer)
+  return Example(
+    ask.item.id, pictures, text, ask.item.answer, earlier=ask.earlier
+  )
+
+
+def fits(setting: Setting, ask: Ask) -> bool:
+  """Whether the layout has room for a question without pictures."""
+  ids = templates.prompt_ids(
+    setting.tokenizer,
+    ask.text,
+    (),
+    name=ask.item.id,
+    markup=setting.layout.markup,
+    prefix=setting.layout.prefix,
+    earlier=ask.earlier,
+  )
+  return len(ids) <= setting.layout.prompt_tokens
 
 
 def encode(setting: Setting, examples: Sequence[Example]) -> Prompts:

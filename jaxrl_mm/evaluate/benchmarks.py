@@ -4,6 +4,7 @@ from pathlib import Path
 
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.evaluate import (
+  bfcl,
   digits,
   hallucination,
   livebench,
@@ -23,7 +24,7 @@ BENCHMARKS: dict[str, Benchmark] = {
   "aime_2024": text.AIME_2024,
   "gpqa": text.GPQA,
   "ifeval": text.IFEVAL,
-  "bfcl": text.BFCL,
+  "bfcl": bfcl.BFCL,
   "livebench": livebench.LIVEBENCH,
   "livecodebench": livecodebench.LIVECODEBENCH,
   "hallusionbench": hallucination.HALLUSIONBENCH,

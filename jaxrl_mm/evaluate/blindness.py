@@ -15,6 +15,7 @@ from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.sources import Source
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.rewards import format as form
+from jaxrl_mm.sampling.weights import to_decode
 from jaxrl_mm.structs import Patches
 from jaxrl_mm.train.collect import make_logp
 from jaxrl_mm.train.loop import Setting
@@ -58,11 +59,11 @@ def make_blindness(
     return [form.answer_of(t) for t in tok.decode(setting.tokenizer, tokens)]
 
   def measure(params: Params) -> dict[str, float]:
-    key = jax.random.key(0)
-    drawn = ask(params, shown, key)
+    key, weights = jax.random.key(0), to_decode(setting.model, params)
+    drawn = ask(weights, shown, key)
     seen = answers(drawn)
     same = lambda asked: np.mean(
-      [a == b for a, b in zip(seen, answers(ask(params, asked, key)))]
+      [a == b for a, b in zip(seen, answers(ask(weights, asked, key)))]
     )
     rows = drawn.tokens, drawn.mask
     lost = logp(params, shown, *rows) - logp(params, dark, *rows)

@@ -72,6 +72,10 @@ class Benchmark(NamedTuple):
     files: patterns of which each has to match a file of the folder.
     judged: its answers can also be compared by a language model, as Skywork
       R1V2 does.
+    follow: `(item, replies) -> texts`, of a benchmark with conversations: what
+      user and model said in turn, the user's next words last; none where all
+      is said, and none before the first reply to a question by itself. What is
+      graded of a conversation is the JSON list of its replies.
   """
 
   read: Callable[[Path], list[Item]]
@@ -82,6 +86,7 @@ class Benchmark(NamedTuple):
   hub: str = ""
   files: tuple[str, ...] = ()
   judged: bool = False
+  follow: Callable[[Item, Sequence[str]], tuple[str, ...]] | None = None
 
 
 def pixels(picture: Picture) -> np.ndarray:

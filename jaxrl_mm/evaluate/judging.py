@@ -19,6 +19,7 @@ from jaxrl_mm.evaluate.items import Item, Verdict
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.rewards import consistency
 from jaxrl_mm.rewards import format as form
+from jaxrl_mm.sampling.weights import to_decode
 from jaxrl_mm.train.loop import Setting
 from jaxrl_mm.train.sample import ask, make_sample
 
@@ -75,12 +76,13 @@ def make_judging(
   items = [_item(example) for example in examples]
 
   def judge(params: Params) -> dict[str, float]:
+    weights = to_decode(setting.model, params)
     texts, lengths = [], []
     for start in range(0, len(examples), config.batch):
       preemption.check("held-out pairs were not all judged")
       part = examples[start : start + config.batch]
       key = jax.random.fold_in(jax.random.key(0), start)
-      said, long = ask(setting, draw, params, part, key, batch=config.batch)
+      said, long = ask(setting, draw, weights, part, key, batch=config.batch)
       texts, lengths = texts + said, lengths + long
     rows = [
       texts[i : i + config.samples]

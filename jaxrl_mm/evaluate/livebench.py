@@ -1,7 +1,7 @@
 """LiveBench: tasks of six categories, each graded by a rule of its own.
 
-https://arxiv.org/abs/2406.19314. Read are the tasks below; the reformatting of
-tables, whose released grader is what a table library reads, and agents are not.
+https://arxiv.org/abs/2406.19314. Read are the tasks below, those of its first
+year, when the papers were written; the tasks of agents came later.
 Answers count where the question asks for them: in `<solution>` tags, boxes,
 bold type or the last line. The released graders also search whole responses.
 """
@@ -18,7 +18,7 @@ from jaxrl_mm.errors import InputError
 from jaxrl_mm.evaluate import livecodebench, metrics, prompts, records
 from jaxrl_mm.evaluate.items import Benchmark, Item, Verdict
 from jaxrl_mm.evaluate.records import Record
-from jaxrl_mm.rewards import code, final, instructions, sandbox
+from jaxrl_mm.rewards import code, final, instructions, sandbox, tables
 from jaxrl_mm.rewards import math as maths
 
 _SOLUTION = re.compile(
@@ -181,6 +181,12 @@ _BY_TRUTH: dict[str, Callable[[str, str], float]] = {
 }
 _INSTRUCTIONS = ("paraphrase", "simplify", "story_generation", "summarize")
 _CODING = ("LCB_generation", "coding_completion")
+_TABLES = "tablereformat"
+# "from CSV format to JSON format", in later releases "Target Format: JSON".
+_TARGET = re.compile(
+  r"format to (\w+) format|Target Format: *(\w+)", re.IGNORECASE
+)
+_FENCE = re.compile(r"```\w*[^\S\n]*\n(.*?)```", re.DOTALL)
 
 
 # ---------------------------------------------------------- the benchmark
@@ -218,6 +224,7 @@ def _item(record: Record) -> Item:
       "given": [args or {} for args in given],
       "start": values.get("partial_solution") or "",
       "cases": _cases(record) if grader in _CODING else [],
+      "form": _form(record) if grader == _TABLES else "",
     },
   )
 
@@ -226,7 +233,7 @@ def _grader(record: Record, task: str, subtask: str) -> str:
   """The competition of a mathematical question, else its task."""
   words = re.split(r"[_\d]+", subtask or task)
   contest = next((w for w in words if w in _BY_TRUTH), None)
-  known = (*_BY_TRUTH, *_INSTRUCTIONS, *_CODING)
+  known = (*_BY_TRUTH, *_INSTRUCTIONS, *_CODING, _TABLES)
   names = (contest, subtask, task)
   grader = next((name for name in names if name in known), None)
   if grader is None:
@@ -245,6 +252,18 @@ def _grader(record: Record, task: str, subtask: str) -> str:
   return grader
 
 
+def _form(record: Record) -> str:
+  """What a table is to be brought to."""
+  found = _TARGET.findall(str(record.values["turns"][0]))
+  form = "".join(found[-1]).lower() if found else ""
+  if form not in tables.FORMS:
+    raise InputError(
+      f"{record.where}: the question names no form of table that is known "
+      f"here, such as {', '.join(tables.FORMS)}; is this the published file?"
+    )
+  return form
+
+
 def _cases(record: Record) -> list[code.Case]:
   original = record.values.get("original_json") or {}
   metadata = json.loads(original.get("metadata") or "{}")
@@ -261,8 +280,17 @@ def grade(response: str, item: Item) -> Verdict:
     names, given = item.details["names"], item.details["given"]
     kept = instructions.kept(text, names, given, loose=False)
     return Verdict((all(kept) + float(np.mean(kept))) / 2, None)
+  if grader == _TABLES:
+    right = tables.equal(_fenced(text), item.answer, item.details["form"])
+    return Verdict(float(right), None)
   score = _BY_TRUTH[grader](text, item.answer) if text else 0.0
   return Verdict(score, _marked(text) or None)
+
+
+def _fenced(text: str) -> str:
+  """The last solution, the last part between fences in it, or all of it."""
+  said = [text, *_SOLUTION.findall(text)][-1]
+  return [said, *_FENCE.findall(said)][-1]
 
 
 def _runs(text: str, item: Item) -> bool:

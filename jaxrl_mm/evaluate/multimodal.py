@@ -19,9 +19,10 @@ _UNREAD = Verdict(0.0, None)
 def accuracy(
   items: Sequence[Item], verdicts: Sequence[Verdict]
 ) -> dict[str, float]:
-  """Mean over all items, then over those of each category."""
+  """Mean over all items, then over those of each category with a name."""
   scores = [v.score for v in verdicts]
   groups = metrics.by_category([i.category for i in items], scores)
+  groups.pop("", None)
   return {"overall": float(np.mean(scores)), **groups}
 
 

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from jaxrl_mm import sharding
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.evaluate import equivalence, metrics
 from jaxrl_mm.evaluate.items import Benchmark, Item, Verdict
@@ -26,11 +27,13 @@ class Ask(NamedTuple):
     row: of the item; what is drawn for it should depend on nothing else.
     text: the prompt, without a chat template; the pictures stand before it.
     item: the whole question.
+    earlier: what user and model said before, in turn.
   """
 
   row: int
   text: str
   item: Item
+  earlier: tuple[str, ...] = ()
 
 
 # Questions to the same number of responses each.
@@ -101,6 +104,7 @@ def run_benchmark(
   header = _header(benchmark, items, protocol)
   rows = _resume(path, header, len(items), protocol.batch)
   progress(len(rows))
+  sharding.of_first_process(str(len(rows)))
   for new in _batches(benchmark, items, answer, protocol, len(rows), submit):
     _append(path, new)
     rows.extend(new)
@@ -108,6 +112,21 @@ def run_benchmark(
   summary = summarize(benchmark, items, rows, protocol.ks)
   _write(Path(folder) / SUMMARY, json.dumps(summary, indent=2) + "\n")
   return summary
+
+
+def only_answer(
+  benchmark: Benchmark,
+  items: Sequence[Item],
+  answer: Answer,
+  protocol: Protocol,
+) -> None:
+  """Does a further process's part of the first one's `run_benchmark`.
+
+  It answers with it. Grading, files and numbers are the first one's.
+  """
+  first = int(sharding.of_first_process(""))
+  for asks in _asks(benchmark, items, protocol.batch, first):
+    answer(asks)
 
 
 def summarize(
@@ -177,11 +196,7 @@ def _batches(benchmark, items, answer, protocol, first, submit):
   """Lines of the file; each batch is graded while the next is answered."""
   late = None
   try:
-    for start in range(first, len(items), protocol.batch):
-      asks = [
-        Ask(start + i, benchmark.prompt(item), item)
-        for i, item in enumerate(items[start : start + protocol.batch])
-      ]
+    for asks in _asks(benchmark, items, protocol.batch, first):
       responses = answer(asks)
       _check_count(asks, responses, protocol.samples)
       started = _start_grading(benchmark, asks, responses, protocol, submit)
@@ -195,6 +210,15 @@ def _batches(benchmark, items, answer, protocol, first, submit):
     raise
   if late:
     yield _collect(*late)
+
+
+def _asks(benchmark, items, batch, first) -> Iterator[list[Ask]]:
+  for start in range(first, len(items), batch):
+    part = items[start : start + batch]
+    yield [
+      Ask(start + i, benchmark.prompt(item), item)
+      for i, item in enumerate(part)
+    ]
 
 
 def _check_count(asks, responses, samples):

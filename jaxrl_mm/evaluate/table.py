@@ -40,9 +40,17 @@ def rows(benchmark: str, model: str, summary: Mapping) -> dict[str, Row]:
   return percents | PUBLISHED.get(benchmark, ("", {}))[1]
 
 
-def text(found: Mapping[str, Row]) -> list[dict[str, str]]:
-  """Rows for printing: every column, empty where a row has no such number."""
-  columns = dict.fromkeys(key for row in found.values() for key in row)
+def text(
+  found: Mapping[str, Row], *, ours: bool = False
+) -> list[dict[str, str]]:
+  """Rows for printing, empty where a row has no such number.
+
+  Args:
+    found: by the name of the model, ours first.
+    ours: the columns of the first row alone, for a narrow screen.
+  """
+  rows = list(found.values())[: 1 if ours else None]
+  columns = dict.fromkeys(key for row in rows for key in row)
   one = lambda row, key: f"{row[key]:.1f}" if key in row else ""
   return [
     {"model": name} | {key: one(row, key) for key in columns}

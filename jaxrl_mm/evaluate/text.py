@@ -1,17 +1,16 @@
-"""Benchmarks without pictures: AIME, GPQA, IFEval and BFCL."""
+"""Benchmarks without pictures: AIME, GPQA and IFEval."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from jaxrl_mm.errors import InputError
-from jaxrl_mm.evaluate import metrics, multimodal, prompts, records
+from jaxrl_mm.evaluate import multimodal, prompts, records
 from jaxrl_mm.evaluate.items import Benchmark, Item, Verdict
 from jaxrl_mm.evaluate.records import Record
-from jaxrl_mm.rewards import calls, final, instructions
+from jaxrl_mm.rewards import final, instructions
 
 
 # ------------------------------------------------------------- AIME 2024
@@ -122,128 +121,6 @@ def ifeval_metric(
   }
 
 
-# ------------------------------------------------------------------ BFCL
-# File name -> which part of the score; the other files need Java, JavaScript,
-# a live service or a conversation, and are not read.
-_BFCL = {
-  "simple": "non-live",
-  "simple_python": "non-live",
-  "multiple": "non-live",
-  "parallel": "non-live",
-  "parallel_multiple": "non-live",
-  "irrelevance": "irrelevance",
-  "live_simple": "live",
-  "live_multiple": "live",
-  "live_parallel": "live",
-  "live_parallel_multiple": "live",
-  "live_irrelevance": "irrelevance",
-}
-_BFCL_PROMPT = """\
-Below is a request and a list of functions. Reply with the calls that fulfil \
-the request and nothing else, in this form:
-[name1(parameter1=value1, parameter2=value2), name2(parameter=value)]
-Values are Python literals. If no function fits, or a parameter it needs is \
-not given, say so in a sentence without a call.
-
-Functions:
-{functions}
-
-Request:
-{question}"""
-
-
-def read_bfcl(folder: Path) -> list[Item]:
-  """BFCL's single-turn Python parts, as its package ships them.
-
-  `BFCL_v<n>_<category>.json` in JSON lines, and for most of them a file of the
-  same name in `possible_answer`.
-  """
-  folder = Path(folder)
-  files = [
-    (file, name)
-    for file in sorted(folder.glob("BFCL_v*.json"))
-    if (name := file.stem.split("_", 2)[2]) in _BFCL
-  ]
-  if not files:
-    raise InputError(
-      f"{folder} has no file such as BFCL_v3_simple.json; copy the data folder "
-      "of the bfcl package there"
-    )
-  return [item for file, name in files for item in _bfcl_items(file, name)]
-
-
-def _bfcl_items(file: Path, category: str) -> list[Item]:
-  answers = file.parent / "possible_answer" / file.name
-  truths = {}
-  if "irrelevance" not in category:
-    truths = {
-      r.values.get("id"): r.values.get("ground_truth")
-      for r in records.read_file(answers)
-    }
-  found = records.read_file(file)
-  return [_bfcl_item(record, truths, category) for record in found]
-
-
-def _bfcl_item(record: Record, truths: dict, category: str) -> Item:
-  name = records.get(record, "id", str)
-  functions = records.get(record, "function", list)
-  turns = records.get(record, "question", list)
-  truth = truths.get(name)
-  described = {function["name"] for function in functions}
-  called = {called for call in truth or () for called in call}
-  if truths and (truth is None or called - described):
-    raise InputError(
-      f"{record.where}: {name} has no possible answer with its functions; copy "
-      "both files of the same release"
-    )
-  return Item(
-    id=name,
-    question="\n".join(message["content"] for message in turns[0]),
-    answer=json.dumps(truth or []),
-    category=category,
-    details={"functions": functions, "truths": truth or []},
-  )
-
-
-def prompt_bfcl(item: Item) -> str:
-  """The request, the functions as JSON, and the form of the answer."""
-  functions = json.dumps(item.details["functions"])
-  return _BFCL_PROMPT.format(functions=functions, question=item.question)
-
-
-def grade_bfcl(response: str, item: Item) -> Verdict:
-  """1 for the expected calls; where nothing fits, for a reply without one."""
-  found = calls.calls_of(response)
-  if not item.details["truths"]:
-    return Verdict(float(found is None), "none" if found is None else "call")
-  if found is None:
-    return Verdict(0.0, None)
-  functions, truths = item.details["functions"], item.details["truths"]
-  right = calls.match(found, functions, truths)
-  pick = sorted(f"{c.name}{sorted(c.arguments.items())}" for c in found)
-  return Verdict(float(right), "; ".join(pick))
-
-
-def bfcl_metric(
-  items: Sequence[Item], verdicts: Sequence[Verdict]
-) -> dict[str, float]:
-  """ "non-live": mean of its categories; "live": of all its items;
-  "irrelevance": of its two categories; "overall": of these three.
-
-  The leaderboard's overall also has conversations, which are not graded here:
-  the two are not comparable.
-  """
-  scores = [v.score for v in verdicts]
-  each = metrics.by_category([i.category for i in items], scores)
-  live = [s for i, s in zip(items, scores) if _BFCL[i.category] == "live"]
-  parts = {}
-  for part in ("non-live", "irrelevance"):
-    of_part = [v for c, v in each.items() if _BFCL[c] == part]
-    parts |= {part: float(np.mean(of_part))} if of_part else {}
-  parts |= {"live": float(np.mean(live))} if live else {}
-  return {"overall": float(np.mean(list(parts.values()))), **parts, **each}
-
-
 AIME_2024 = Benchmark(
   read_aime,
   prompts.reasoned,
@@ -272,13 +149,4 @@ IFEVAL = Benchmark(
   "https://arxiv.org/abs/2311.07911",
   hub="google/IFEval",
   files=("**/*.jsonl",),
-)
-BFCL = Benchmark(
-  read_bfcl,
-  prompt_bfcl,
-  grade_bfcl,
-  bfcl_metric,
-  "https://gorilla.cs.berkeley.edu/leaderboard.html",
-  hub="gorilla-llm/Berkeley-Function-Calling-Leaderboard",
-  files=("BFCL_v*.json", "possible_answer/BFCL_v*.json"),
 )

@@ -41,7 +41,8 @@ def calls_of(response: str) -> list[Call] | None:
   """The calls of a response such as `[f(a=1), g.h(b="x")]`; None if none.
 
   What follows the thoughts, inside a code fence or not, has to be calls and
-  nothing else.
+  nothing else. Arguments without a name are dropped, as the released decoder
+  drops them: such a call is one, and lacks what it needs.
   """
   text = response.rpartition("</think>")[2].strip()
   fenced = _FENCE.search(text)
@@ -61,8 +62,8 @@ def calls_of(response: str) -> list[Call] | None:
 
 
 def _call(node: ast.expr) -> Call:
-  if not isinstance(node, ast.Call) or node.args:
-    raise ValueError("not a call with keywords only")
+  if not isinstance(node, ast.Call):
+    raise ValueError("not a call")
   if any(keyword.arg is None for keyword in node.keywords):
     raise ValueError("** in a call")
   arguments = {k.arg: _value(k.value) for k in node.keywords}

@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -28,6 +29,8 @@ from jaxrl_mm.structs import Number
 _TOOLS = ("bwrap", "prlimit", "setpriv")
 _SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64")
 _PROGRAM = "/program.py"
+_PACKAGES = "/packages"
+_IMPORTS = f"import sys; sys.path.insert(0, {_PACKAGES!r})\n"
 _TO_CHANGE_USER = [
   word
   for name in ("SETUID", "SETGID", "SETPCAP")
@@ -73,7 +76,12 @@ class Outcome(NamedTuple):
   timed_out: bool
 
 
-def run(program: str, stdin: str = "", limits: Limits | None = None) -> Outcome:
+def run(
+  program: str,
+  stdin: str = "",
+  limits: Limits | None = None,
+  packages: Sequence[Path] = (),
+) -> Outcome:
   """Runs a Python program until it ends or its time is over.
 
   All that it started ends with it.
@@ -82,12 +90,13 @@ def run(program: str, stdin: str = "", limits: Limits | None = None) -> Outcome:
     program: source text.
     stdin: what it reads.
     limits: None stands for the defaults.
+    packages: folders of Python packages that it can import, read-only.
 
   Raises:
     InputError: there is no sandbox on this machine; nothing was run.
   """
   check()
-  return _run(program, stdin, limits or Limits())
+  return _run(program, stdin, limits or Limits(), packages)
 
 
 @functools.cache
@@ -113,7 +122,9 @@ def check() -> None:
     )
 
 
-def _run(program: str, stdin: str, limits: Limits) -> Outcome:
+def _run(
+  program: str, stdin: str, limits: Limits, packages: Sequence[Path] = ()
+) -> Outcome:
   # Files, not pipes: nothing has to be pumped, and a limit on the size of files
   # holds for the output too.
   with (
@@ -122,19 +133,20 @@ def _run(program: str, stdin: str, limits: Limits) -> Outcome:
     tempfile.TemporaryFile() as output,
     tempfile.TemporaryFile() as errors,
   ):
-    _fill(source, program)
+    _fill(source, _IMPORTS + program if packages else program)
     _fill(given, stdin)
-    code, timed_out = _wait_for(source, (given, output, errors), limits)
+    streams = (given, output, errors)
+    code, timed_out = _wait_for(source, streams, limits, packages)
     text = _tail(output, limits.output)
     return Outcome(text, _tail(errors, _ERROR_TAIL), code, timed_out)
 
 
-def _wait_for(source, streams, limits: Limits) -> tuple[int, bool]:
+def _wait_for(source, streams, limits: Limits, packages) -> tuple[int, bool]:
   """Exit status, and whether it had to be stopped."""
   with _pipe() as (told, tell), _pipe() as (held, release):
     own = [source.fileno(), tell.fileno(), held.fileno()]
     process = subprocess.Popen(
-      _command(*own, limits),
+      _command(*own, limits, packages),
       **dict(zip(("stdin", "stdout", "stderr"), streams)),
       # The first process of the namespace can be looked at from inside.
       env={},
@@ -206,7 +218,9 @@ def _tail(file: IO[bytes], size: int) -> str:
   return data.decode("utf-8", errors="replace")
 
 
-def _command(source: int, tell: int, held: int, limits: Limits) -> list[str]:
+def _command(
+  source: int, tell: int, held: int, limits: Limits, packages: Sequence[Path]
+) -> list[str]:
   root = os.geteuid() == 0
   bwrap = [
     shutil.which("bwrap") or "bwrap",
@@ -216,6 +230,7 @@ def _command(source: int, tell: int, held: int, limits: Limits) -> list[str]:
     *("--hostname", "sandbox", "--clearenv"),
     *("--setenv", "PATH", "/usr/bin:/bin", "--setenv", "HOME", "/tmp"),
     *_system(),
+    *_bound(packages),
     *("--proc", "/proc", "--dev", "/dev"),
     *("--size", str(limits.scratch), "--perms", "1777", "--tmpfs", "/tmp"),
     *("--perms", "0444", "--ro-bind-data", str(source), _PROGRAM),
@@ -243,6 +258,13 @@ def _system() -> list[str]:
       binds += ["--symlink", os.readlink(folder), folder]
     elif os.path.isdir(folder):
       binds += ["--ro-bind", folder, folder]
+  return binds
+
+
+def _bound(packages: Sequence[Path]) -> list[str]:
+  binds = ["--perms", "0755", "--dir", _PACKAGES] if packages else []
+  for folder in packages:
+    binds += ["--ro-bind", str(folder), f"{_PACKAGES}/{folder.name}"]
   return binds
 
 

@@ -29,6 +29,19 @@ def test_each_picture_becomes_its_own_number_of_tokens(words):
   )
 
 
+def test_earlier_turns_stand_before_the_question(words):
+  text = templates.prompt_text(words, "And now?", 1, earlier=("Sum?", "3"))
+  assert text == (
+    "<|im_start|>user\nSum?<|im_end|>\n<|im_start|>assistant\n3<|im_end|>\n"
+    "<|im_start|>user\n<image>\nAnd now?<|im_end|>\n<|im_start|>assistant\n"
+  )
+  one, all_ = (
+    templates.prompt_ids(words, "Which?", [], name="a", earlier=earlier)
+    for earlier in ((), ("What is the sum?", "3"))
+  )
+  assert all_[-len(one) :] == one and len(all_) > len(one)
+
+
 def test_without_pictures_there_are_no_image_tokens(words):
   ids = templates.prompt_ids(words, "What is the sum?", [], name="a")
   assert tokenizer.token_id(words, tokenizer.IMAGE_TOKEN) not in ids

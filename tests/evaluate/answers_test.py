@@ -166,6 +166,14 @@ def test_answers_are_the_models(internvl, greedy):
   assert [len(texts) for texts in found] == [1, 1, 1]
 
 
+def test_a_conversation_is_asked_with_what_was_said(internvl):
+  alone, later = ask(0), ask(0)._replace(earlier=(QUESTION, "3") * 10)
+  rows = [answers.encode(internvl, examples([a])) for a in (alone, later)]
+  assert [int(row.mask.sum()) for row in rows] == [13, 13 + 10 * 16]
+  assert answers.fits(internvl, later)
+  assert not answers.fits(internvl, ask(0)._replace(earlier=(QUESTION,) * 20))
+
+
 def test_draws_depend_on_the_seed_and_the_row(internvl, monkeypatch):
   seen = []
 
@@ -187,6 +195,8 @@ def test_draws_depend_on_the_seed_and_the_row(internvl, monkeypatch):
   answer([ask(2), ask(3)])
   answer([ask(0)])
   assert seen[0] == seen[2] != seen[1]
+  answer([ask(0)._replace(earlier=("a", "b"))])
+  assert seen[3] not in seen[:3]
 
 
 def test_a_scalar_model_prefers_what_it_scores_higher(qwen, mesh):

@@ -303,8 +303,11 @@ FOLDERS = {
     "BFCL_v3_irrelevance.json": _lines(
       [{"id": "irrelevance_0", **_ASKED, "function": [_AREA]}]
     ),
-    # A conversation, which is not read.
-    "BFCL_v3_multi_turn_base.json": _lines([{"id": "multi_turn_base_0"}]),
+    "BFCL_v3_live_relevance.json": _lines(
+      [{"id": "live_relevance_0-0-0", **_ASKED, "function": [_AREA]}]
+    ),
+    # Of another language, which is not read.
+    "BFCL_v3_java.json": _lines([{"id": "java_0"}]),
   },
   "livebench": {
     "math/data/test-00000-of-00001.parquet": [
@@ -315,6 +318,19 @@ FOLDERS = {
         "ground_truth": "B",
         "task": "math_comp",
         "subtask": "amc_2024",
+        "livebench_release_date": "2024-06-24",
+      }
+    ],
+    "data_analysis/data/test-00000-of-00001.parquet": [
+      {
+        "question_id": "d1",
+        "category": "data_analysis",
+        "turns": [
+          "Please convert the Input Table from TSV format to CSV format.\n\n"
+          "Input Table:\n\na\tb\n1\t2\n"
+        ],
+        "ground_truth": "a,b\n1,2\n",
+        "task": "tablereformat",
         "livebench_release_date": "2024-06-24",
       }
     ],
@@ -458,8 +474,15 @@ def _picked(item):
 
 
 def _calls(item):
-  truths = item.details["truths"]
-  return "[triangle.area(base=10, height=5)]" if truths else "There is none."
+  if item.category == "irrelevance":
+    return "There is none."
+  return "[triangle.area(base=10, height=5)]"
+
+
+def _no_calls(item):
+  if item.category == "live_relevance":
+    return "There is none."
+  return "[triangle.area(base=9, height=5.0, unit='m2')]"
 
 
 def _named(item):
@@ -491,10 +514,7 @@ RESPONSES = {
     lambda i: rf"\boxed{{{'A' if i.answer != 'A' else 'B'}}}",
   ),
   "ifeval": (lambda i: "<think>a, b</think>One two three.", lambda i: "A, b."),
-  "bfcl": (
-    _calls,
-    lambda i: "[triangle.area(base=9, height=5.0, unit='m2')]",
-  ),
+  "bfcl": (_calls, _no_calls),
   "livebench": (_tagged, lambda i: "<solution>no, no, C</solution>"),
   "livecodebench": (
     lambda i: "```python\nprint(int(input()) + 1)\n```",
@@ -668,23 +688,13 @@ def test_ifeval_counts_prompts_and_instructions(folder):
   }
 
 
-def test_bfcl_leaves_conversations_out(folder):
-  items = read("bfcl", folder)
-  assert [i.category for i in items] == ["irrelevance", "simple"]
-  assert '"triangle.area"' in BENCHMARKS["bfcl"].prompt(items[1])
-  benchmark = BENCHMARKS["bfcl"]
-  verdicts = [benchmark.grade("There is none.", item) for item in items]
-  found = benchmark.metric(items, verdicts)
-  assert (found["irrelevance"], found["non-live"]) == (1, 0)
-  assert found["overall"] == 0.5
-
-
 def test_livebench_means_tasks_then_categories(folder):
-  maths, lies = read("livebench", folder)
+  table, maths, lies = read("livebench", folder)
   benchmark = BENCHMARKS["livebench"]
   verdicts = [benchmark.grade("BBBBB", maths), benchmark.grade("", lies)]
   found = benchmark.metric([maths, lies], verdicts)
   assert (found["overall"], found["math"], found["reasoning"]) == (0.5, 1, 0)
+  assert table.details["form"] == "csv"
 
 
 def test_hallusionbench_counts_questions_figures_and_pairs(folder):

@@ -4,10 +4,14 @@ Right, wrong, right in another form, unparseable, several boxes, units, ranges.
 Graders with a file of their own in `tests/rewards` have their tables there.
 """
 
+from pathlib import Path
+
 import pytest
 
+from jaxrl_mm.errors import InputError
 from jaxrl_mm.evaluate import livebench, multimodal, pairwise, text
 from jaxrl_mm.evaluate.items import Item
+from jaxrl_mm.evaluate.records import Record
 
 # What no grader may take for an answer.
 NOTHING = [
@@ -315,6 +319,42 @@ def test_livebench(task, response, truth, points):
   assert livebench.grade(thought + response, question).score == pytest.approx(
     points
   )
+
+
+@pytest.mark.parametrize(
+  "response, points",
+  [
+    ("a,b\n1,2", 1),
+    ("```csv\na,b\n1,2\n```", 1),
+    ("First:\n```\na,b\n1,3\n```\nNo:\n```csv\na,b\n1,2\n```\nSo.", 1),
+    ("<solution>\n```csv\nb,a\n2,1.0\n```\n</solution>", 1),
+    ("<solution>a,b\n1,3</solution>```csv\na,b\n1,2\n```", 0),
+    ("```csv\na,b\n1,2\n```\nor:\n```csv\na,b\n1,3\n```", 0),
+    ("<think>a,b\n1,2</think>", 0),
+    ("", 0),
+  ],
+)
+def test_livebench_tables(response, points):
+  question = item("a,b\n1,2\n", grader="tablereformat", form="csv")
+  assert livebench.grade(response, question).score == points
+
+
+@pytest.mark.parametrize(
+  "question, form",
+  [
+    ("Please convert the Input Table from JSON format to CSV format.", "csv"),
+    ("Source Format: CSV\nTarget Format: JSONL\n", "jsonl"),
+    ("Convert this.", None),
+    ("from CSV format to ODS format", None),
+  ],
+)
+def test_livebench_forms(question, form):
+  record = Record("file:1", {"turns": [question]}, Path("file"))
+  if form:
+    assert livebench._form(record) == form
+  else:
+    with pytest.raises(InputError, match="file:1: the question names no form"):
+      livebench._form(record)
 
 
 @pytest.mark.parametrize("task", livebench._BY_TRUTH)

@@ -104,6 +104,13 @@ def test_match(response, truths, right):
   assert right == (found is not None and calls.match(found, FUNCTIONS, truths))
 
 
+def test_arguments_without_a_name_are_dropped():
+  """A call all the same, where none was to be made."""
+  assert calls.calls_of("[wait(5, unit='s')]") == [
+    calls.Call("wait", {"unit": "s"})
+  ]
+
+
 def test_values_are_literals_and_never_run(tmp_path):
   path = tmp_path / "ran"
   (call,) = calls.calls_of(f"f(a=open({str(path)!r}, 'w'), b=-1, c=x.y)")

@@ -3,8 +3,14 @@
 None may raise, none may get full marks, none may take long. The strings are
 drawn from what graders look for, broken in all ways; the letters q and y and
 the digit 7 are not among it, so that no truth below can be met by chance.
+
+Graders that call a parser of mathematics or languages take milliseconds each
+and see the first of the strings. All of them, in some minutes of all cores:
+  FUZZ=10000 python -m pytest -n auto --dist load tests/rewards/fuzz_test.py
 """
 
+import itertools
+import os
 import random
 import time
 
@@ -22,6 +28,7 @@ from jaxrl_mm.rewards import (
   hallucination,
   instructions,
   olympiad,
+  tables,
   typed,
   yes_no,
 )
@@ -29,9 +36,9 @@ from jaxrl_mm.rewards import format as form
 from jaxrl_mm.rewards import math as maths
 
 COUNT = 10_000
-# Strings that graders which call the parser of mathematics see; each may take
-# milliseconds.
-PARSED = 40
+# Strings that the dear graders see, in parts for as many processes.
+PARSED = int(os.environ.get("FUZZ", 200))
+PARTS = 10
 
 PIECES = [
   *(r"\boxed{", r"\fbox {", "{", "}", "(", ")", "[", "]", "<<", ">>"),
@@ -46,6 +53,7 @@ PIECES = [
   *("**", "*", "***", "******", "#### ", "- ", "\n", "\n\n", "\r", "\t", " "),
   *("```python\n", "```json\n", "```\n", "```", "answer is ", "Answer: "),
   *(r"\frac{", r"\frac12", r"\sqrt{", r"\text{", r"\left(", r"\pm", "±", "$"),
+  *("<table>", "<tr>", "<td>", "</td>", "|", "|--|"),
   *(r"\cup", r"\in ", r"\quad", r"\infty", r"\pi", r"\,", r"\%", "%", "^", "_"),
   *("1,000", "1.5", "-3", "−3", "1e9", "1e999", "9" * 50, "1/0", "0x1f", "5!"),
   *("nan", "inf", "None", "True", "null", "and ", "or ", "; ", ", ", ".", ":"),
@@ -93,6 +101,14 @@ FREE = {
   "punctuation:no_comma",
 }
 TRUTHS = {"aime": "777", "imo": "7,77,777", "usamo": "7,77,777"}
+TABLES = {
+  "json": '[{"q": 7}]',
+  "jsonl": '{"q": 7}',
+  "csv": "q,y\n7,7",
+  "tsv": "q\ty\n7\t7",
+  "markdown": "|q|y|\n|--|--|\n|7|7|",
+  "html": "<table><tr><th>q</th></tr><tr><td>7</td></tr></table>",
+}
 Q = Item("", "", "Q", choices=tuple("abcdefghijklmnopQ"))
 NUMBER = Item("", "", "777", details={"answers": ["777", "7q"]})
 
@@ -148,6 +164,10 @@ CHEAP = {
   "hallucination": lambda t: hallucination.false_claims([t], ["7"])[0] < 0,
   "verdict": lambda t: consistency.verdict_of(t) not in (-1, 0, 1),
   "format": lambda t: form.r1([t + "q"], [""], loose=True)[0],
+  **{
+    f"table {form}": lambda t, form=form: tables.equal(t, TABLES[form], form)
+    for form in tables.FORMS
+  },
   "equivalence": lambda t: not equivalence.prompt(t, NUMBER),
   **{
     f"livebench {name}": lambda t, name=name, rule=rule: (
@@ -178,19 +198,19 @@ def strings(count, seed):
 def test_cheap_graders_give_nothing_for_garbage():
   """Of four strings one as it is, the others where an answer stands."""
   wraps = ("{}", r"\boxed{{{}}}", "<answer>{}</answer>", "Answer: {}")
-  graders = list(CHEAP.items())
-  for number, text in enumerate(strings(COUNT, 0)):
-    text = wraps[number % 4].format(text)
-    # An eighth of the graders each, in turn.
-    for name, grade in graders[number // 4 % 8 :: 8]:
+  for wrap, text in zip(itertools.cycle(wraps), strings(COUNT, 0)):
+    text = wrap.format(text)
+    for name, grade in CHEAP.items():
       assert not grade(text), (name, text)
 
 
-def test_graders_with_a_parser_give_nothing_for_garbage():
-  for name, grade in DEAR.items():
-    for text in strings(PARSED, name):
-      assert not grade(text), (name, text)
-      assert not grade(rf"\boxed{{{text}}}"), (name, text)
+@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("name", DEAR)
+def test_graders_with_a_parser_give_nothing_for_garbage(name, part):
+  grade = DEAR[name]
+  for text in itertools.islice(strings(PARSED, name), part, None, PARTS):
+    assert not grade(text), text
+    assert not grade(rf"\boxed{{{text}}}"), text
 
 
 @pytest.mark.parametrize("name", [*CHEAP, *DEAR])
