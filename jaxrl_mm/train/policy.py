@@ -45,6 +45,7 @@ from jaxrl_mm.train.sample import (
 from jaxrl_mm.train.step import (
   accumulate_gradients,
   apply_gradient,
+  map_rows,
   split_rows,
 )
 
@@ -155,6 +156,11 @@ class PolicyConfig:
     """Of the weights, in all steps."""
     return self.steps * self.updates_per_rollout
 
+  @property
+  def has_reference(self) -> bool:
+    """Whether the algorithm asks how far the policy is from its start."""
+    return bool(self.algorithm.get("kl_weight"))
+
 
 def make_algorithm(config: PolicyConfig, seed: int) -> Algorithm:
   """The algorithm the config names."""
@@ -209,6 +215,7 @@ def run(
   optimizer = make_optimizer(config.optimizer, config.updates)
   sample = _sampler(setting, config)
   add_learned = _make_learned(setting, config, reward)
+  add_reference = make_reference(setting, config, trained, frozen)
   learned = config.learned or LearnedConfig()
   controller = hold_in_band(learned.threshold or 0.0, learned.band)
   if config.pool:
@@ -242,6 +249,7 @@ def run(
     )
     del weights
     trajectories = add_learned(rolled.trajectories, state.algorithm[1])
+    trajectories = add_reference(trajectories)
     state, metrics, shown = update(state, frozen, trajectories)
     jax.block_until_ready(state.step)
     seconds = time.perf_counter() - began
@@ -353,6 +361,42 @@ def _add_term(weight, t: Trajectories, learned) -> Trajectories:
   return t._replace(rewards=rewards, terms=t.terms | {"learned": learned})
 
 
+def make_reference(
+  setting: Setting, config: PolicyConfig, trained: Params, frozen: Params
+) -> Callable[[Trajectories], Trajectories]:
+  """A function that adds `reference_logp` where the algorithm needs it.
+
+  The reference is the policy of the stage's start. Only the trained weights
+  are kept a second time: adapters or a projector alone stand beside the frozen
+  weights that both policies share.
+
+  Args:
+    setting, config: of the stage.
+    trained: weights before the first update; they are copied.
+    frozen: the others.
+  """
+  if not config.has_reference:
+    return lambda t: t
+  reference = jax.tree.map(jnp.copy, trained)
+  score = jax.jit(partial(_reference_logp, setting, config))
+  return lambda t: t._replace(reference_logp=score(reference, frozen, t))
+
+
+def _reference_logp(setting, config, reference, frozen, t):
+  def few(rows):
+    logp, _ = vlm.completion_logp(
+      setting.model,
+      pytree.join(reference, frozen),
+      *rows,
+      image_token=setting.image_token,
+      samples_per_prompt=config.samples_per_prompt,
+      temperature=config.temperature,
+    )
+    return logp
+
+  return map_rows(few, (t.prompts, t.tokens, t.mask), config.micro_batch)
+
+
 def filter_prompts(
   setting: Setting,
   config: PolicyConfig,
@@ -424,6 +468,7 @@ def trajectory_shapes(
     verifiable=row,
     advantages=row,
     prompts=loader.prompt_shapes(layout, rows),
+    reference_logp=text(jnp.float32) if config.has_reference else None,
     terms=dict.fromkeys(names, row),
   )
 

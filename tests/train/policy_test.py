@@ -17,7 +17,11 @@ from jaxrl_mm.errors import InputError
 from jaxrl_mm.experiment import DataConfig, Experiment
 from jaxrl_mm.models import config as models
 from jaxrl_mm.models import vlm
-from jaxrl_mm.optimizer import make_optimizer
+from jaxrl_mm.optimizer import (
+  OptimizerConfig,
+  make_optimizer,
+  split_trainable,
+)
 from jaxrl_mm.rewards.compose import Term
 from jaxrl_mm.rollout import rollout
 from jaxrl_mm.structs import Prompts, Trajectories
@@ -199,6 +203,29 @@ def test_rows_of_a_step_can_be_several_updates(setting, state, rows, update):
   off = jax.tree.leaves(jax.tree.map(moved, after.params, by_hand))
   far = jax.tree.leaves(jax.tree.map(moved, state.params, by_hand))
   assert max(off) < 0.02 * max(far)
+
+
+def test_the_reference_is_the_start_beside_the_weights_both_share(
+  setting, state, rows
+):
+  config = dataclasses.replace(
+    TWICE,
+    algorithm={"name": "grpo", "kl_weight": 0.1},
+    optimizer=OptimizerConfig(trainable="projector/.*"),
+  )
+  trained, frozen = split_trainable(config.optimizer, state.params)
+  trained = jax.tree.map(jnp.copy, trained)
+  add_reference = policy.make_reference(setting, config, trained, frozen)
+  jax.tree.map(lambda x: x.delete(), trained)  # As an update gives it away.
+  t = add_reference(rows)
+  assert np.abs(t.reference_logp - t.logp)[np.asarray(t.mask)].max() < 1e-5
+  planned = policy.trajectory_shapes(setting.layout, config, ["result"])
+  assert jax.eval_shape(lambda: t) == planned
+  algorithm = policy.make_algorithm(config, 0)
+  assert algorithm.loss(t.logp, t)[1]["kl"] < 1e-6
+  moved = t._replace(reference_logp=t.logp - 1)
+  assert algorithm.loss(t.logp, moved)[1]["kl"] > 0.3
+  assert policy.make_reference(setting, TWICE, {}, {})(rows) is rows
 
 
 def _loss(setting, rows, params):
