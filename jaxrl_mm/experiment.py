@@ -424,13 +424,18 @@ def _counts(e: Experiment) -> dict[str, int]:
   """All that is counted, and not by zero."""
   return {
     "config.sft.steps": e.sft.steps,
+    "config.sft.bounds": e.sft.bounds,
     "config.reward_model.steps": e.reward_model.steps,
+    "config.reward_model.bounds": e.reward_model.bounds,
     "config.preference.steps": e.preference.steps,
+    "config.preference.bounds": e.preference.bounds,
     "config.preference.rounds": e.preference.rounds,
     "config.difficulty.questions": e.difficulty.questions,
     "config.difficulty.attempts": e.difficulty.attempts,
     "config.cold_start.steps": e.cold_start.steps,
+    "config.cold_start.bounds": e.cold_start.bounds,
     "config.policy.steps": e.policy.steps,
+    "config.policy.bounds": e.policy.bounds,
     "config.policy.updates_per_rollout": e.policy.updates_per_rollout,
     "config.policy.samples_every": e.policy.samples_every,
     "config.loop.save_every": e.loop.save_every,

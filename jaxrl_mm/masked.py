@@ -62,11 +62,13 @@ def token_logp(
   length = tokens.shape[1]
   chunk = min(chunk, length)
   padding = -length % chunk
+  # Every n-th column, not neighbours: where T is cut over devices, each scores
+  # columns of its own part.
   columns = lambda x: jnp.moveaxis(
     jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2)).reshape(
-      x.shape[0], -1, chunk, *x.shape[2:]
+      x.shape[0], chunk, -1, *x.shape[2:]
     ),
-    1,
+    2,
     0,
   )
   score = jax.checkpoint(partial(_score, head, temperature))
@@ -74,7 +76,7 @@ def token_logp(
     lambda _, xs: (None, score(*xs)), None, (columns(hidden), columns(tokens))
   )
   return jax.tree.map(
-    lambda y: jnp.moveaxis(y, 0, 1).reshape(tokens.shape[0], -1)[:, :length],
+    lambda y: jnp.moveaxis(y, 0, 2).reshape(tokens.shape[0], -1)[:, :length],
     scores,
   )
 

@@ -1,6 +1,7 @@
 """The optimizer, as one optax chain."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,9 @@ class OptimizerConfig:
     trainable: pattern over whole leaf paths; the other weights are frozen:
       no gradient, no optimizer state, not in the stage's checkpoints.
       "projector/.*" trains the projector alone, ".*/lora_[ab]" the adapters.
+    moments: dtype that both moments are kept in; "bfloat16" halves their
+      memory and needs b2 <= 0.99: a change of less than 0.4 % rounds to
+      nothing, and the second moment would stand still.
   """
 
   learning_rate: float = 1e-6
@@ -33,6 +37,7 @@ class OptimizerConfig:
   weight_decay: float = 0.0
   clip_norm: float = 1.0
   trainable: str = ".*"
+  moments: str = "float32"
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -76,13 +81,14 @@ def make_optimizer(
   """The chain; a non-finite gradient leaves weights and moments untouched.
 
   `optax.apply_if_finite` counts such steps in its state; the stages read the
-  count and stop the run when there are too many in a row. Moments are float32
-  whatever the weights are.
+  count and stop the run when there are too many in a row. The arithmetic is
+  float32 whatever weights and moments are.
 
   Args:
     config: the settings.
     steps: updates of the stage, for the schedule.
   """
+  _check_moments(config)
   chain = optax.chain(
     optax.clip_by_global_norm(config.clip_norm),
     optax.adamw(
@@ -93,16 +99,42 @@ def make_optimizer(
     ),
   )
   # The bound is out of reach: optax applies bad updates once it is passed.
-  return _in_float32(optax.apply_if_finite(chain, 2**30))
+  chain = optax.apply_if_finite(chain, 2**30)
+  return _in_float32(chain, jnp.dtype(config.moments))
+
+
+def _check_moments(config):
+  if config.moments not in ("float32", "bfloat16"):
+    raise InputError(
+      f"config.optimizer.moments is '{config.moments}'; it can be 'float32' or "
+      "'bfloat16'"
+    )
+  if config.moments == "bfloat16" and config.b2 > 0.99:
+    raise InputError(
+      f"config.optimizer.b2 is {config.b2}, whose second moment would stand "
+      "still in bfloat16; lower it to 0.99, or set config.optimizer.moments to "
+      "'float32'"
+    )
 
 
 def _in_float32(
-  inner: optax.GradientTransformation,
+  inner: optax.GradientTransformation, moments: jnp.dtype
 ) -> optax.GradientTransformation:
-  """`inner` as it works on float32 weights and gradients."""
-  widen = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+  """`inner` as it works in float32, its state between steps in `moments`."""
+  widen = partial(_cast_floats, dtype=jnp.float32)
+  narrow = partial(_cast_floats, dtype=moments)
+
+  def init(params):
+    return narrow(inner.init(widen(params)))
 
   def update(updates, state, params):
-    return inner.update(widen(updates), state, widen(params))
+    updates, state = inner.update(widen(updates), widen(state), widen(params))
+    return updates, narrow(state)
 
-  return optax.GradientTransformation(lambda p: inner.init(widen(p)), update)
+  return optax.GradientTransformation(init, update)
+
+
+def _cast_floats(tree, dtype):
+  """Counters stay what they are."""
+  is_float = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
+  return jax.tree.map(lambda x: x.astype(dtype) if is_float(x) else x, tree)

@@ -140,6 +140,27 @@ def test_all_logits_never_exist_at_once_forward_or_backward(chunk):
   assert max(_sizes(jaxpr.jaxpr)) == rows * chunk * vocab
 
 
+def test_the_compiler_needs_room_for_a_chunk_of_logits_not_for_all():
+  def room(length, vocab, chunk=64):
+    """Bytes of the temporaries of a loss and its gradient."""
+    loss = lambda hidden, head, tokens: (
+      -jnp.sum(masked.token_logp(hidden, head, tokens, chunk=chunk)[0])
+    )
+    shape = jax.ShapeDtypeStruct
+    hidden = shape((1, length, 4), jnp.float32)
+    head, tokens = shape((vocab, 4), jnp.float32), shape((1, length), jnp.int32)
+    step = jax.jit(jax.value_and_grad(loss, (0, 1)))
+    compiled = step.lower(hidden, head, tokens).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  length, vocab = 1024, 2000
+  small = room(length, vocab)
+  logits = 4 * 64 * vocab
+  assert logits < small < 5 * logits < 4 * length * vocab
+  assert room(2 * length, vocab) < 1.2 * small
+  assert room(length, 2 * vocab) == pytest.approx(2 * small, rel=0.2)
+
+
 def test_float64_stays_and_narrower_floats_are_widened():
   assert masked.widen(jnp.ones(2, jnp.bfloat16)).dtype == jnp.float32
   with jax.enable_x64(True):

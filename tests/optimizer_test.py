@@ -119,3 +119,34 @@ def test_bfloat16_weights_keep_dtype_and_take_float32_gradients():
   params = optax.apply_updates(narrow, updates)
   assert params["a"].dtype == jnp.bfloat16
   assert params["a"][0] < narrow["a"][0]
+
+
+def test_bfloat16_moments_take_half_the_room_and_nearly_the_same_steps():
+  configs = OptimizerConfig(0.1), OptimizerConfig(0.1, moments="bfloat16")
+  gone = []
+  for config in configs:
+    optimizer = make_optimizer(config, 10)
+    params, state = PARAMS, optimizer.init(PARAMS)
+    for scale in (1.0, 0.5, -0.3):
+      gradient = jax.tree.map(lambda g, scale=scale: g * scale, GRADIENT)
+      updates, state = optimizer.update(gradient, state, params)
+      assert all(u.dtype == jnp.float32 for u in jax.tree.leaves(updates))
+      params = optax.apply_updates(params, updates)
+    moments = {x.dtype for x in jax.tree.leaves(state) if x.size > 1}
+    assert moments == {jnp.dtype(config.moments)}
+    gone.append(params["b"]["c"] - PARAMS["b"]["c"])
+  assert gone[0] != gone[1]
+  # A moment is off by at most 2^-9 of itself a step.
+  np.testing.assert_allclose(gone[1], gone[0], rtol=0.02)
+
+
+@pytest.mark.parametrize(
+  "settings, message",
+  [
+    ({"moments": "int8"}, "moments is 'int8'"),
+    ({"moments": "bfloat16", "b2": 0.999}, "b2 is 0.999.*lower it to 0.99"),
+  ],
+)
+def test_moments_that_cannot_be(settings, message):
+  with pytest.raises(InputError, match=message):
+    make_optimizer(OptimizerConfig(**settings), 10)

@@ -96,6 +96,8 @@ class PolicyConfig:
       a step are cut; all but the first are off-policy. R1-Reward has 2.
     micro_batch: rows a device sees at once, at most; best a multiple of G, so
       that the vision tower sees a group's picture once.
+    bounds: lengths that answers are cut to, in equal steps up to T, see
+      `train.lengths`; each is compiled.
     temperature, top_k, top_p: of the sampler.
     cache: form of keys and values in the sampler, see `decode.Sampling`.
     decode_weights: form of the weights in the sampler, see
@@ -124,6 +126,7 @@ class PolicyConfig:
   samples_per_prompt: int = 8
   updates_per_rollout: int = 1
   micro_batch: int = 16
+  bounds: int = 1
   temperature: float = 1.0
   top_k: int = 0
   top_p: float = 1.0
@@ -541,7 +544,7 @@ def _update(
 
   def learn(state, part):
     gradient, loss, metrics = accumulate_gradients(
-      loss_fn, state.params, part, config.micro_batch
+      loss_fn, state.params, part, config.micro_batch, config.bounds
     )
     return apply_gradient(state, gradient, loss, metrics, optimizer)
 

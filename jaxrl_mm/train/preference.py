@@ -51,6 +51,8 @@ class PreferenceConfig:
     steps: updates of a round.
     batch: pairs an update.
     micro_batch: pairs a device sees at once, at most.
+    bounds: lengths that answers are cut to, in equal steps up to T, see
+      `train.lengths`; each is compiled.
     beta, weights: of `losses.preference.mpo`.
     optimizer: see `OptimizerConfig`.
   """
@@ -62,6 +64,7 @@ class PreferenceConfig:
   steps: int = 50
   batch: int = 64
   micro_batch: int = 32
+  bounds: int = 1
   beta: float = 0.1
   weights: tuple[float, float, float] = (0.8, 0.2, 1.0)
   optimizer: OptimizerConfig = OptimizerConfig()
@@ -213,7 +216,7 @@ def _update(setting, config, optimizer, shift, state, frozen, batch):
     return loss, jnp.float32(logp.shape[0]), metrics
 
   gradient, loss, metrics = accumulate_gradients(
-    loss_fn, state.params, batch, config.micro_batch
+    loss_fn, state.params, batch, config.micro_batch, config.bounds
   )
   rewards = jnp.stack([metrics["reward_chosen"], metrics["reward_rejected"]])
   _, memory = shift.update(rewards, state.algorithm)

@@ -48,6 +48,8 @@ class RewardModelConfig:
     steps: updates of a data stage.
     batch: pairs an update.
     micro_batch: pairs a device sees at once, at most.
+    bounds: lengths that answers are cut to, in equal steps up to T, see
+      `train.lengths`; each is compiled.
     second_rate: learning rate of the second data stage over the first's; the
       paper has 1e-5 and 1e-6.
     optimizer: of the first data stage.
@@ -58,6 +60,7 @@ class RewardModelConfig:
   steps: int = 100
   batch: int = 64
   micro_batch: int = 32
+  bounds: int = 1
   second_rate: float = 0.1
   optimizer: OptimizerConfig = OptimizerConfig(trainable="(?!vision/).*")
 
@@ -172,7 +175,8 @@ def make_update(setting: Setting, config: RewardModelConfig, optimizer, layout):
     )
     return loss, jnp.float32(chosen.shape[0]), metrics
 
-  return make_train_step(loss_fn, optimizer, config.micro_batch, layout)
+  sizes = config.micro_batch, layout, config.bounds
+  return make_train_step(loss_fn, optimizer, *sizes)
 
 
 def pair_accuracy(

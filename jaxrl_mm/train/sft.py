@@ -28,12 +28,15 @@ class SftConfig:
     steps: updates.
     batch: demonstrations an update.
     micro_batch: rows a device sees at once, at most.
+    bounds: lengths that answers are cut to, in equal steps up to T, see
+      `train.lengths`; each is compiled.
     optimizer: see `OptimizerConfig`.
   """
 
   steps: int = 500
   batch: int = 64
   micro_batch: int = 8
+  bounds: int = 1
   optimizer: OptimizerConfig = OptimizerConfig()
 
 
@@ -104,4 +107,5 @@ def make_update(setting: Setting, config: SftConfig, optimizer, layout):
     metrics = {"entropy": masked.mean(entropy, rows.mask)}
     return losses.supervised.cross_entropy(logp, rows.mask), tokens, metrics
 
-  return make_train_step(loss_fn, optimizer, config.micro_batch, layout)
+  sizes = config.micro_batch, layout, config.bounds
+  return make_train_step(loss_fn, optimizer, *sizes)

@@ -1,6 +1,7 @@
 """One optimizer step, whatever the loss."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from jaxtyping import Array, Bool, Int
 
 from jaxrl_mm import pytree, sharding
 from jaxrl_mm.structs import Metrics, Pairs, Prompts
+from jaxrl_mm.train import lengths
 from jaxrl_mm.train_state import TrainState
 
 # (params, rows) -> loss, its weight, metrics. The loss of a batch is the
@@ -19,7 +21,7 @@ LossFn = Callable[[Any, Any], tuple[Array, Array, Metrics]]
 
 
 def accumulate_gradients(
-  loss_fn: LossFn, params: Any, batch: Any, micro_batch: int
+  loss_fn: LossFn, params: Any, batch: Any, micro_batch: int, bounds: int = 1
 ) -> tuple[Any, Array, Metrics]:
   """Gradient, loss and metrics of `batch`, a few rows at a time.
 
@@ -28,10 +30,13 @@ def accumulate_gradients(
     params: the weights.
     batch: a pytree whose leaves all have the leading axis B.
     micro_batch: rows a device sees at once, at most.
+    bounds: lengths that micro-batches are cut to, see `lengths`.
 
   Returns:
     The same as for the whole batch at once, to rounding, in float32.
   """
+  if bounds > 1:
+    batch = lengths.sort_rows(batch, bounds)
   micros = split_rows(batch, micro_batch)
 
   def weighted(params, rows):
@@ -39,14 +44,16 @@ def accumulate_gradients(
     metrics = jax.tree.map(lambda m: m * weight, metrics)
     return loss * weight, (weight, metrics)
 
+  # Cut outside of the gradient: inside, what the backward pass keeps would
+  # have room for every length at once.
+  gradient = partial(jax.value_and_grad(weighted, has_aux=True), params)
+  of_rows = lambda rows: lengths.at_its_length(gradient, rows, bounds)
+
   def body(total, rows):
-    value = jax.value_and_grad(weighted, has_aux=True)(params, rows)
-    return jax.tree.map(jnp.add, total, value), None
+    return jax.tree.map(jnp.add, total, of_rows(rows)), None
 
   first = jax.tree.map(lambda x: x[0], micros)
-  shapes = jax.eval_shape(
-    lambda r: jax.value_and_grad(weighted, has_aux=True)(params, r), first
-  )
+  shapes = jax.eval_shape(of_rows, first)
   # Sums of narrow gradients are wide, or small ones would be lost in large.
   wide = lambda s: jnp.promote_types(s.dtype, jnp.float32)
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, wide(s)), shapes)
@@ -144,6 +151,7 @@ def make_train_step(
   optimizer: optax.GradientTransformation,
   micro_batch: int,
   shardings: TrainState | None = None,
+  bounds: int = 1,
 ):
   """A jitted `(state, frozen, batch) -> (state, metrics)`.
 
@@ -155,6 +163,7 @@ def make_train_step(
     micro_batch: rows a device sees at once, at most.
     shardings: of the state; pinned on the way out, or gradients and weights
       would lose their fsdp axis. None leaves it to the compiler.
+    bounds: see `accumulate_gradients`.
   """
 
   def step(state, frozen, batch):
@@ -163,6 +172,7 @@ def make_train_step(
       state.params,
       batch,
       micro_batch,
+      bounds,
     )
     return apply_gradient(state, gradient, loss, metrics, optimizer)
 
