@@ -9,10 +9,13 @@ writes `<think>...response 1 is better</think><answer>1</answer>`. The stages
 are those of the paper (https://arxiv.org/abs/2505.02835, section 4.3):
 
   sft         stands in for the published model that the paper starts from: it
-              learns to see and to compare from 200 labelled digits
+              learns to compare, and to see from 100 labelled digits
   difficulty  that model is also the teacher; it tries each pair three times
   cold_start  imitates the teacher's right analyses
-  policy      StableReinforce on the pairs that took two tries or more
+  policy      StableReinforce on the pairs that took two tries or more, as many
+              with answer 1 as with answer 2
+
+README.md has the result.
 
 `--config=configs/digits_r1_reward.py:NAME` is another algorithm or reward on
 the same data:
@@ -85,7 +88,7 @@ def get_config(variant: str = "stable_reinforce"):
   if variant not in VARIANTS:
     raise InputError(f"no variant '{variant}'; there are {', '.join(VARIANTS)}")
   policy = PolicyConfig(
-    steps=200,
+    steps=100,
     prompts_per_step=256,
     samples_per_prompt=1,
     micro_batch=64,
@@ -99,14 +102,14 @@ def get_config(variant: str = "stable_reinforce"):
       stages=("sft", "difficulty", "cold_start", "policy"),
       mesh=MeshConfig(cpu_devices=2),
       data=DataConfig(
-        demonstrations="digits/train + digit-pairs/train",
-        labelled=200,
+        demonstrations="digit-pairs/train",
+        labelled=100,
         prompts="digit-pairs/train",
         prompt_tokens=52,
         completion_tokens=48,
       ),
-      sft=supervised(400, 2e-3),
-      difficulty=DifficultyConfig(questions=4096, batch=256),
+      sft=supervised(600, 2e-3),
+      difficulty=DifficultyConfig(questions=8192, batch=256),
       cold_start=supervised(60, 5e-4),
       policy=dataclasses.replace(policy, **VARIANTS[variant]),
       judging=JudgingConfig(),

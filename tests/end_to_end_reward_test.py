@@ -24,8 +24,13 @@ from jaxrl_mm.train.loop import LoopConfig
 from jaxrl_mm.train.sft import SftConfig
 
 CONFIG = Path(__file__).parent.parent / "configs" / "digits_r1_reward.py"
-# Right about every other pair, whatever the picture.
 BIASED = "<think>response 1 is better</think><answer>1</answer>"
+
+
+def _teach(prompt, times):
+  """Prefers the first response, whatever the picture; says nothing of sums."""
+  del times
+  return "" if "sum" in prompt else BIASED
 
 
 def _small(url):
@@ -67,7 +72,7 @@ def _small(url):
 
 @pytest.fixture(scope="module")
 def endpoint(serve):
-  with serve(lambda prompt, times: BIASED) as server:
+  with serve(_teach) as server:
     yield server
 
 
@@ -95,7 +100,7 @@ def test_a_biased_teacher_makes_a_biased_judge_and_the_numbers_say_so(whole):
   folder, told = whole
   assert list(told["stages"]) == ["difficulty", "cold_start", "policy"]
   found = told["stages"]["difficulty"]
-  assert found == {"questions": 20, "solved_at_1": 0.5, "never_solved": 0.5}
+  assert found == {"questions": 20, "solved_at_1": 0.25, "never_solved": 0.75}
   judge = told["stages"]["cold_start"]
   assert judge["format"] > 0.8 and judge["reasoned"] > 0.8
   assert judge["first"] > 0.9 and judge["agreement"] < 0.2
@@ -107,7 +112,11 @@ def test_a_biased_teacher_makes_a_biased_judge_and_the_numbers_say_so(whole):
 def test_the_hard_questions_are_those_it_was_wrong_about(whole):
   folder, _ = whole
   labels = difficulty.read_labels(folder / "difficulty" / "labels.jsonl")
-  assert [label.attempts for label in labels] == [1, 3] * 10
+  solved = [label.number for label in labels if label.right]
+  assert solved == [0, 8, 10, 12, 14]
+  assert [label.attempts for label in labels] == [
+    1 if n in solved else 3 for n in range(20)
+  ]
   samples = metrics.read_lines(folder / "policy" / "samples.jsonl")
   assert {s["step"] for s in samples} == {1, 3}
   assert set(samples[0]["terms"]) == {"result", "consistency", "format"}
@@ -121,9 +130,10 @@ def test_broken_off_anywhere_it_ends_the_same(
   whole, endpoint, monkeypatch, tmp_path
 ):
   asked, reply = len(endpoint.requests), endpoint.reply
-  # The teacher goes down in its second batch, and comes back.
-  endpoint.reply = lambda *_: (
-    500 if len(endpoint.requests) > asked + 17 else (BIASED)
+  # The teacher goes down in its second batch, and comes back. Before it, it is
+  # asked whether it is there, then 8 questions and the 7 wrong ones twice more.
+  endpoint.reply = lambda *prompt: (
+    500 if len(endpoint.requests) > asked + 24 else _teach(*prompt)
   )
   with pytest.raises(JudgeDown):
     run.run(_small(endpoint.url), tmp_path)

@@ -21,6 +21,7 @@ class Label(NamedTuple):
   Attributes:
     number: of the question in its source.
     name: of the question, for people.
+    answer: the truth.
     attempts: tries up to the first right one; all, where none was right.
     right: whether one was.
     trace: the right completion; empty where there is none.
@@ -28,6 +29,7 @@ class Label(NamedTuple):
 
   number: int
   name: str
+  answer: str
   attempts: int
   right: bool
   trace: str
@@ -74,15 +76,31 @@ class Traced:
 
 
 def hard(source: Source, labels: Sequence[Label], fewest: int = 2) -> Subset:
-  """The questions that took `fewest` attempts or more, or were never solved."""
-  chosen = [
-    label.number
-    for label in labels
-    if label.attempts >= fewest or not label.right
-  ]
-  if not chosen:
+  """The questions that took `fewest` attempts or more, or were never solved.
+
+  Of each answer as many as of the rarest, the first ones: a teacher that leans
+  to one answer finds the questions with the other hard, and a policy that is
+  rewarded on those learns to give the other, whatever it sees.
+
+  Raises:
+    InputError: no question is hard, or none that has one of the answers.
+  """
+  chosen = {label.answer: [] for label in labels}
+  for label in labels:
+    if label.attempts >= fewest or not label.right:
+      chosen[label.answer].append(label.number)
+  sizes = {answer: len(numbers) for answer, numbers in chosen.items()}
+  if not any(sizes.values()):
     raise InputError(
       f"all of {len(labels)} questions were solved in fewer than {fewest} "
       "attempts; choose another --workdir and label more of them or harder ones"
     )
-  return Subset(source, chosen)
+  rarest = min(sizes, key=sizes.__getitem__)
+  if not sizes[rarest]:
+    raise InputError(
+      f"none of the {sum(sizes.values())} hard questions has the answer "
+      f"'{rarest}', for the teacher gives it whatever it sees; take a better "
+      "teacher"
+    )
+  kept = [numbers[: sizes[rarest]] for numbers in chosen.values()]
+  return Subset(source, sorted(sum(kept, [])))

@@ -137,7 +137,10 @@ def _try(
 ) -> list[Label]:
   """Labels of some questions; those not yet solved are asked again."""
   examples = {n: source[n] for n in numbers}
-  labels = {n: Label(n, examples[n].name, attempts, False, "") for n in numbers}
+  labels = {
+    n: Label(n, example.name, example.answer, attempts, False, "")
+    for n, example in examples.items()
+  }
   for attempt in range(1, attempts + 1):
     left = [n for n in numbers if not labels[n].right]
     if not left:
@@ -147,7 +150,9 @@ def _try(
     scores = right(completions, [example.answer for example in asked])
     for n, completion, score in zip(left, completions, scores):
       if score:
-        labels[n] = Label(n, examples[n].name, attempt, True, completion)
+        labels[n] = labels[n]._replace(
+          attempts=attempt, right=True, trace=completion
+        )
   return list(labels.values())
 
 

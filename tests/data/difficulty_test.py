@@ -12,10 +12,10 @@ from jaxrl_mm.errors import InputError
 SOURCE = [Example(f"e{i}", (), f"q{i}", "1") for i in range(6)]
 # Right at once, at the second try, at the third, and never.
 LABELS = [
-  Label(0, "e0", 1, True, "trace 0"),
-  Label(1, "e1", 2, True, "trace 1"),
-  Label(2, "e2", 3, True, "trace 2"),
-  Label(4, "e4", 3, False, ""),
+  Label(0, "e0", "1", 1, True, "trace 0"),
+  Label(1, "e1", "1", 2, True, "trace 1"),
+  Label(2, "e2", "2", 3, True, "trace 2"),
+  Label(4, "e4", "2", 3, False, ""),
 ]
 
 
@@ -28,10 +28,12 @@ def test_right_traces_are_imitated():
 
 def test_two_attempts_or_three_or_never_right_is_hard():
   hard = difficulty.hard(SOURCE, LABELS)
-  assert [hard[i].name for i in range(len(hard))] == ["e1", "e2", "e4"]
+  # e4 has the answer of e2, and there is one hard question with the other.
+  assert [hard[i].name for i in range(len(hard))] == ["e1", "e2"]
   # A question whose only try was wrong is hard too.
-  once = [Label(3, "e3", 1, False, ""), LABELS[0]]
-  assert [hard.name for hard in difficulty.hard(SOURCE, once)] == ["e3"]
+  more = [*LABELS, Label(3, "e3", "1", 1, False, "")]
+  hard = difficulty.hard(SOURCE, more)
+  assert [hard[i].name for i in range(len(hard))] == ["e1", "e2", "e3", "e4"]
 
 
 def test_shares():
@@ -49,6 +51,9 @@ def test_a_teacher_too_weak_or_questions_too_easy():
     difficulty.Traced(SOURCE, LABELS[3:])
   with pytest.raises(InputError, match="all of 1 questions were solved"):
     difficulty.hard(SOURCE, LABELS[:1])
+  # Right about all whose answer is 1, wrong about the others.
+  with pytest.raises(InputError, match="2 hard questions has the answer '1'"):
+    difficulty.hard(SOURCE, [LABELS[0], *LABELS[2:]])
 
 
 def test_a_line_cut_short_is_not_read(tmp_path):

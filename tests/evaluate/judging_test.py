@@ -56,7 +56,7 @@ def test_form_and_analyses_that_lead_elsewhere():
 
 def _setting():
   experiment = Experiment(
-    model=models.digits(),
+    model=models.digits(vocab=80),
     data=DataConfig(
       prompts="digit-pairs/train", prompt_tokens=56, completion_tokens=16
     ),

@@ -47,7 +47,7 @@ def test_attempts_until_right_are_the_difficulty(tmp_path):
   assert [label.number for label in labels] == list(range(10))
   assert [label.attempts for label in labels] == [1, 2, 3, 3, 1, 2, 3, 3, 1, 2]
   assert [label.number for label in labels if not label.right] == [3, 7]
-  assert labels[2] == Label(2, "e2", 3, True, f"e2: {RIGHT}")
+  assert labels[2] == Label(2, "e2", "1", 3, True, f"e2: {RIGHT}")
   assert labels[3].trace == ""
   # A question that is solved is not asked again.
   assert list(teacher.asked.values()) == [1, 2, 3, 3, 1, 2, 3, 3, 1, 2]

@@ -161,7 +161,7 @@ OPTIMIZER = make_optimizer(TWICE.optimizer, 10)
 @pytest.fixture(scope="module")
 def setting():
   """Of a small judge, on one device."""
-  model = models.digits()
+  model = models.digits(vocab=80)
   small = dataclasses.replace(
     model,
     vision=dataclasses.replace(model.vision, layers=1),
