@@ -23,11 +23,12 @@ import dataclasses
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import jax
@@ -87,7 +88,15 @@ def evaluate(args: argparse.Namespace) -> dict[str, dict[str, table.Row]]:
 
 def _graders() -> Executor:
   # Not forked from this process, whose threads a child would wait for.
-  return ProcessPoolExecutor(os.cpu_count(), get_context("forkserver"))
+  start = get_context("forkserver")
+  return ProcessPoolExecutor(os.cpu_count(), start, _watch_parent)
+
+
+def _watch_parent() -> None:
+  """A process that is killed leaves no graders behind."""
+  parent = parent_process()
+  leave = lambda: (parent.join(), os._exit(1))
+  threading.Thread(target=leave, daemon=True).start()
 
 
 def _run(args, name, benchmark, items, setting, params, judge, pool) -> dict:
