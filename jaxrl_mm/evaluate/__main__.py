@@ -23,12 +23,11 @@ import dataclasses
 import json
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 
 import jax
@@ -52,7 +51,12 @@ from jaxrl_mm.evaluate import (
 )
 from jaxrl_mm.evaluate.answers import Drawing
 from jaxrl_mm.evaluate.items import Benchmark, Item
-from jaxrl_mm.evaluate.run import Protocol, only_answer, run_benchmark
+from jaxrl_mm.evaluate.run import (
+  Protocol,
+  end_with_parent,
+  only_answer,
+  run_benchmark,
+)
 from jaxrl_mm.experiment import Experiment
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.rewards.endpoint import Endpoint
@@ -89,14 +93,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, dict[str, table.Row]]:
 def _graders() -> Executor:
   # Not forked from this process, whose threads a child would wait for.
   start = get_context("forkserver")
-  return ProcessPoolExecutor(os.cpu_count(), start, _watch_parent)
-
-
-def _watch_parent() -> None:
-  """A process that is killed leaves no graders behind."""
-  parent = parent_process()
-  leave = lambda: (parent.join(), os._exit(1))
-  threading.Thread(target=leave, daemon=True).start()
+  return ProcessPoolExecutor(os.cpu_count(), start, end_with_parent)
 
 
 def _run(args, name, benchmark, items, setting, params, judge, pool) -> dict:
