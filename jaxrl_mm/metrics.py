@@ -182,8 +182,9 @@ def print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
     return
   table = Table(title=title, title_justify="left")
   for i, name in enumerate(rows[0]):
-    # A name is not broken, or it could not be read.
-    table.add_column(name, justify="right" if i else "left", no_wrap=not i)
+    # Of a row the name is kept whole, of a column every letter.
+    side = "right" if i else "left"
+    table.add_column(name, justify=side, no_wrap=not i, overflow="fold")
   for row in rows:
     table.add_row(*row.values())
   rich.print(table)

@@ -192,8 +192,9 @@ def vl_feedback(values: Values) -> Pair:
   """VL-Feedback (https://arxiv.org/abs/2312.10665): vlfeedback_80k.jsonl,
   {"id", "prompt", "completions": [{"annotations": {aspect: {"Rating",
   "Rationale"}}, "model", "response"}]}, or the parquet copy of it, whose
-  completions are a record of lists. The picture is `img_path`, or
-  merged_images/ID.jpg where there is none.
+  completions are a record of lists. The picture is `image` or `img_path`, or
+  merged_images/ID.jpg where there is neither. Ids repeat, so that of such a
+  file some pictures are those of another record.
 
   Of the four responses, that with the best mean rating over the three aspects
   against that with the worst, the first where several are equal; where all
@@ -201,8 +202,9 @@ def vl_feedback(values: Values) -> Pair:
   """
   rated = _rated(values)
   better, worse = max(rated, key=lambda r: r[0]), min(rated, key=lambda r: r[0])
-  shown = values.get("img_path") or f"merged_images/{values.get('id')}.jpg"
-  return _pair(_text(values, "prompt"), [shown], better[1], worse[1])
+  shown = _pictures(values, "image", "img_path")
+  shown = shown or (f"merged_images/{values.get('id')}.jpg",)
+  return _pair(_text(values, "prompt"), shown, better[1], worse[1])
 
 
 def _rated(values: Values) -> list[tuple[float, str]]:

@@ -51,7 +51,12 @@ from jaxrl_mm.evaluate import (
 )
 from jaxrl_mm.evaluate.answers import Drawing
 from jaxrl_mm.evaluate.items import Benchmark, Item
-from jaxrl_mm.evaluate.run import Protocol, only_answer, run_benchmark
+from jaxrl_mm.evaluate.run import (
+  Protocol,
+  end_with_parent,
+  only_answer,
+  run_benchmark,
+)
 from jaxrl_mm.experiment import Experiment
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.rewards.endpoint import Endpoint
@@ -87,7 +92,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, dict[str, table.Row]]:
 
 def _graders() -> Executor:
   # Not forked from this process, whose threads a child would wait for.
-  return ProcessPoolExecutor(os.cpu_count(), get_context("forkserver"))
+  start = get_context("forkserver")
+  return ProcessPoolExecutor(os.cpu_count(), start, end_with_parent)
 
 
 def _run(args, name, benchmark, items, setting, params, judge, pool) -> dict:

@@ -89,13 +89,13 @@ PUBLISHED: dict[str, tuple[str, dict[str, dict[str, float]]]] = {
     _overall(r1v2=73.2, r1v1=54.6, o1=72.2, o4=78.1, deepseek=71.6),
   ),
   "ifeval": (_R1V2, _overall(r1v2=82.9, r1v1=72.5, deepseek=83.3)),
-  # With the multi-turn part, which is not graded here.
+  # With 150 questions of the other languages, which are not asked here.
   "bfcl": (
     _R1V2,
     {
-      "Skywork R1V2-38B": {"with multi-turn": 66.3},
-      "Skywork R1V-38B": {"with multi-turn": 53.5},
-      "DeepSeek R1": {"with multi-turn": 60.3},
+      "Skywork R1V2-38B": {"with Java, JavaScript": 66.3},
+      "Skywork R1V-38B": {"with Java, JavaScript": 53.5},
+      "DeepSeek R1": {"with Java, JavaScript": 60.3},
     },
   ),
   "gpqa": (

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -63,6 +65,13 @@ def at_once(work: Callable, *arguments) -> Future:
   future = Future()
   future.set_result(work(*arguments))
   return future
+
+
+def end_with_parent() -> None:
+  """For processes of a pool, which a killed parent would leave behind."""
+  parent = multiprocessing.parent_process()
+  leave = lambda: (parent.join(), os._exit(1))
+  threading.Thread(target=leave, daemon=True).start()
 
 
 def run_benchmark(

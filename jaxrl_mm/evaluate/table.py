@@ -47,9 +47,11 @@ def text(
 
   Args:
     found: by the name of the model, ours first.
-    ours: the columns of the first row alone, for a narrow screen.
+    ours: only the columns of the first row, for a narrow screen; and those of
+      rows that have none of them.
   """
-  rows = list(found.values())[: 1 if ours else None]
+  first, *others = found.values()
+  rows = [first, *(r for r in others if not ours or not r.keys() & first)]
   columns = dict.fromkeys(key for row in rows for key in row)
   one = lambda row, key: f"{row[key]:.1f}" if key in row else ""
   return [

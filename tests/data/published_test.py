@@ -268,8 +268,11 @@ def test_vl_feedback_is_read_from_the_parquet_copy_too():
   values, expected = GOOD_PAIRS["vl-feedback"]
   rows = values["completions"]
   lists = {key: [row[key] for row in rows] for key in rows[0]}
-  pair = published.vl_feedback(values | {"completions": lists})
+  copy = values | {"completions": lists}
+  pair = published.vl_feedback(copy)
   assert (pair.better, pair.worse) == expected[2:]
+  for picture in ({"image": HUB}, {"img_path": HUB}):
+    assert published.vl_feedback(copy | picture).pictures == (HUB,)
 
 
 @pytest.mark.parametrize(

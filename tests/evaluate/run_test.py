@@ -1,6 +1,10 @@
 """A run that goes on where it was killed, and its numbers."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -182,3 +186,26 @@ def test_a_real_pool_gives_the_same(tmp_path):
   )
   with ProcessPoolExecutor(1, get_context("forkserver")) as pool:
     assert run_in("pool", submit=pool.submit) == run_in("here")
+
+
+def test_graders_end_with_a_process_that_is_killed():
+  program = """
+import os, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from jaxrl_mm.evaluate.run import end_with_parent
+if __name__ == "__main__":
+  pool = ProcessPoolExecutor(1, get_context("forkserver"), end_with_parent)
+  print(pool.submit(os.getpid).result(), flush=True)
+  pool.submit(time.sleep, 600).result()
+"""
+  parent = subprocess.Popen(
+    [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
+  )
+  grader = int(parent.stdout.readline())
+  parent.kill()
+  parent.communicate()
+  deadline = time.monotonic() + 60
+  while os.path.exists(f"/proc/{grader}") and time.monotonic() < deadline:
+    time.sleep(0.05)
+  assert not os.path.exists(f"/proc/{grader}")

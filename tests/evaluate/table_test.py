@@ -51,9 +51,12 @@ def test_a_column_that_only_others_have_is_empty_for_us():
     {"model": "b", "x": "", "y": "2.2"},
   ]
   assert table.text({"a": {"x": 1.0}, "b": {"y": 2.25}}, ours=True) == [
-    {"model": "a", "x": "1.0"},
-    {"model": "b", "x": ""},
+    {"model": "a", "x": "1.0", "y": ""},
+    {"model": "b", "x": "", "y": "2.2"},
   ]
+  assert table.text({"a": {"x": 1.0}, "b": {"x": 3.0, "y": 2.25}}, ours=True)[
+    1
+  ] == {"model": "b", "x": "3.0"}
   assert table.markdown("t", {"a": {"x": 1.0}}) == (
     "## t\n\n| model | x |\n| --- | --- |\n| a | 1.0 |\n"
   )
