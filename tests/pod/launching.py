@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,13 @@ def start(folder, variant, processes, devices, *flags) -> subprocess.Popen:
     text=True,
     start_new_session=True,
   )
+
+
+def free_port() -> int:
+  """One that nobody listens to yet."""
+  with socket.socket() as found:
+    found.bind(("127.0.0.1", 0))
+    return found.getsockname()[1]
 
 
 def children(process) -> list[int]:

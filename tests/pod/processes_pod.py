@@ -1,7 +1,10 @@
 """Several processes give what one gives, in all stages: `make pod`."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import launching
@@ -44,6 +47,34 @@ def test_taken_away_and_continued_on_other_processes(tmp_path):
   launching.finish(launching.start(tmp_path / "cut", "short", 1, 8, *mesh))
   launching.finish(launching.start(tmp_path / "one", "short", 1, 8))
   launching.check_equal(tmp_path / "cut", tmp_path / "one", ("sft", "policy"))
+
+
+def test_two_processes_agree_on_rewards_texts_and_the_end(tmp_path):
+  """The signal reaches one of them alone."""
+  path = tmp_path / "a.jsonl"
+  environ = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    "PYTHONPATH": str(launching.ROOT),
+    "JAXRL_COORDINATOR": f"127.0.0.1:{launching.free_port()}",
+    "JAXRL_PROCESSES": "2",
+  }
+  script = launching.ROOT / "tests" / "pod" / "agreeing.py"
+  started = [
+    subprocess.Popen(
+      [sys.executable, script, path],
+      env=environ | {"JAXRL_PROCESS": str(number)},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    for number in (0, 1)
+  ]
+  for process in started:
+    output = launching.finish(process, limit=300)
+    assert "has kept 3 of 4 batches of a.jsonl" in output
+  kept = [json.loads(line) for line in path.read_text().splitlines()]
+  assert kept == [{}, *({"texts": [f"{n} ", f"{n} é"]} for n in range(3))]
 
 
 def test_a_host_that_dies_ends_the_others_within_a_minute(tmp_path):
