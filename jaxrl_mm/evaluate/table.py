@@ -98,7 +98,7 @@ def title(benchmark: str) -> str:
 def notes(benchmark: str, summary: Mapping) -> str:
   """What a table cannot hold: how many, and what could not be read."""
   lines = [
-    f"{benchmark}: {summary['items']} items, {summary['samples']} runs; ± is "
+    f"{benchmark}: {summary['items']} items, runs: {summary['samples']}; ± is "
     "half of the 95 % interval of the mean score over items; no answer was "
     f"found in {100 * summary['unread']:.1f} % of the responses."
   ]

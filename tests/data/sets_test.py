@@ -236,5 +236,5 @@ def test_packed_questions_keep_their_answers(tmp_path):
   (tmp_path / "x.jsonl").write_text(json.dumps(record))
   pack.pack(f"questions:{tmp_path}/x.jsonl", tmp_path / "out")
   example = sets.open_set(f"questions:{tmp_path}/out")[0]
-  assert example[2:] == ("q", "a", "d", "")
+  assert example[2:] == ("q", "a", "d", "", ())
   assert example.pictures[0][0, 0, 0] == 5

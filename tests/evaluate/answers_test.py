@@ -183,7 +183,7 @@ def test_draws_depend_on_the_seed_and_the_row(internvl, monkeypatch):
       # The number of the row, twice; then of the next one.
       rows = np.arange(len(prompts.mask) * samples_per_prompt)
       ids = setting.tokenizer.convert_tokens_to_ids([*"0123456789"])
-      tokens = np.array(ids)[rows][:, None]
+      tokens = jnp.array(ids)[rows][:, None]
       return Completions(tokens, tokens > 0, np.zeros(tokens.shape))
 
     return sample

@@ -68,7 +68,7 @@ def test_files(tmp_path):
   text = (tmp_path / "table.md").read_text()
   assert "mmmu, percent; others by https://arxiv.org" in text
   assert "| mine | 50.0 | 25.0 | 12.5 |" in text
-  assert "4 items, 2 runs" in text and "12.5 % of the responses" in text
+  assert "4 items, runs: 2" in text and "12.5 % of the responses" in text
   assert "agree on 90.0 %" in text
 
 
