@@ -85,14 +85,15 @@ def write_run(
     adapters: only the adapters, as peft reads them.
 
   Raises:
-    InputError: the run started from random weights, which have no published
-      layout, or has no adapters.
+    InputError: the run started from no published checkpoint, so that there is
+      no layout for its weights, or has no adapters.
   """
   e = experiment.read(workdir)
   if not e.pretrained:
     raise InputError(
-      f"the run {workdir} started from random weights, so no published layout "
-      "fits it; start a run with config.pretrained"
+      f"the run {workdir} started from no published checkpoint, whose layout "
+      "its weights could have; start a run with config.pretrained, which can "
+      "be what --vision, --projector and --llm have put together"
     )
   if adapters and not e.lora:
     raise InputError(f"the run {workdir} has no adapters; leave out --adapters")

@@ -149,10 +149,10 @@ def test_adapters_alone_are_what_was_merged(published, trained, tmp_path):
   )
 
 
-def test_a_run_from_random_weights_is_refused(tmp_path):
+def test_a_run_from_no_checkpoint_is_refused(tmp_path):
   demo = experiment.Experiment(model=MODEL)
   experiment.claim_folder(tmp_path / "run", demo)
-  with pytest.raises(InputError, match="started from random weights"):
+  with pytest.raises(InputError, match="started from no published checkpoint"):
     convert.write_run(
       tmp_path / "run", tmp_path / "out", "float32", adapters=False
     )

@@ -15,6 +15,7 @@ FAMILIES: dict[str, ModuleType] = {
   "internvl": internvl,
   "internvl_chat": internvl,
   "skywork_chat": internvl,
+  "intern_vit_6b": internvl,  # its tower by itself
   "qwen2": text,
   "qwen3": text,
   "llama": text,

@@ -189,21 +189,23 @@ def table(config: ModelConfig, names: Collection[str]) -> tuple[Entry, ...]:
     config: the model.
     names: of the checkpoint's tensors; they tell its layout.
   """
-  own = any(name.startswith("vision_model.") for name in names)
+  # InternViT is published by itself too, and its names have no prefix then.
+  alone = any(name.startswith("embeddings.") for name in names)
+  own = alone or any(name.startswith("vision_model.") for name in names)
   # Since its version 4.52 transformers puts all but the head inside `model`.
   inside = any(name.startswith("model.") for name in names)
   root = "model." if inside else ""
+  tower = "vision_model." if own else f"{root}vision_tower."
   language = f"{root}language_model." + ("" if inside else "model.")
   head = ("" if inside else "language_model.") + "lm_head.weight"
   return (
-    *_tower_entries(config.vision, own, root),
+    *_tower_entries(config.vision, own, "" if alone else tower),
     *_projector_entries(own, root),
     *text.decoder_entries(config.decoder, language, head),
   )
 
 
-def _tower_entries(v: VisionConfig, own: bool, root: str):
-  tower = "vision_model." if own else f"{root}vision_tower."
+def _tower_entries(v: VisionConfig, own: bool, tower: str):
   layer = f"{tower}encoder.layer{'s' if own else ''}.{{l}}."
   rows = (
     *_LAYER,

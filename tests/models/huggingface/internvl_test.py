@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
-from jaxrl_mm import pytree
+from jaxrl_mm import pytree, sharding
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.models import config as sizes
 from jaxrl_mm.models import vlm
-from jaxrl_mm.models.huggingface import internvl
+from jaxrl_mm.models.huggingface import internvl, load
 from jaxrl_mm.structs import Prompts
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -113,6 +114,22 @@ def prompts(stored):
 @pytest.fixture(scope="module")
 def scorers(models, score):
   return {case: score(models[case][0], IMAGE) for case in CASES}
+
+
+def test_a_tower_that_is_published_by_itself(models, tensors, tmp_path):
+  prefix = "vision_model."
+  alone = {
+    name.removeprefix(prefix): np.ascontiguousarray(x)
+    for name, x in _own(tensors["6b"]).items()
+    if name.startswith(prefix)
+  }
+  safetensors.numpy.save_file(alone, tmp_path / "model.safetensors")
+  (tmp_path / "config.json").write_text('{"model_type": "intern_vit_6b"}')
+  config, _, params = models["6b"]
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  got = load.load_params(tmp_path, config, mesh, parts=("vision",))
+  assert got.keys() == {"vision"}
+  jax.tree.map(np.testing.assert_array_equal, got["vision"], params["vision"])
 
 
 # ------------------------------------------------------------------ numbers
