@@ -12,8 +12,7 @@ are those of the paper (https://arxiv.org/abs/2505.02835, section 4.3):
               learns to compare, and to see from 100 labelled digits
   difficulty  that model is also the teacher; it tries each pair three times
   cold_start  imitates the teacher's right analyses
-  policy      StableReinforce on the pairs that took two tries or more, as many
-              with answer 1 as with answer 2
+  policy      StableReinforce on those pairs, as many with answer 1 as with 2
 
 README.md has the result.
 
@@ -24,6 +23,8 @@ the same data:
   no_pre_clip, no_filter      StableReinforce without one of the two
   no_consistency              nothing for an analysis that leads to the answer
   shuffled_rewards            each row gets another's reward: must not learn
+  hard_only                   pairs that took two tries or more, or were never
+                              solved: the paper's selection
   stress                      a large policy lag: 16 updates a rollout at four
                               times the learning rate
   stress_reinforce_plus_plus  the same lag without Pre-CLIP and filter
@@ -32,8 +33,14 @@ Where the paper is silent or against its code: one sample a prompt and 256
 prompts a rollout are the code's; the KL term is 0 as in the paper (the code has
 1e-3); the filter is |z| <= 3 as in the paper (the code's window is shifted by
 the mean reward). A question that was never solved has no trace, so the cold
-start leaves it out; it is in the policy stage. The teacher tries at temperature
-1, for at the paper's 0 a model of one's own repeats itself.
+start leaves it out. The teacher tries at temperature 1, for at the paper's 0 a
+model of one's own repeats itself.
+
+Against the paper the policy learns from all pairs. Its teacher is another
+model; here it is the policy itself, and what it was wrong about is no fair
+sample of what it sees: on the hard pairs alone the reward rises and the judge
+gets worse. And where it leans to one answer, most hard pairs have the other, so
+that to say this one always is rewarded; hence both answers equally often.
 """
 
 import dataclasses
@@ -68,6 +75,8 @@ VARIANTS = {
   "no_filter": {"algorithm": STABLE | {"threshold": 1e9}},
   "no_consistency": {"weights": REWARD | {"consistency": 0.0}},
   "shuffled_rewards": {"shuffle_rewards": True},
+  # The paper's selection, see `get_config`.
+  "hard_only": {},
   "stress": LAG,
   "stress_reinforce_plus_plus": LAG | {"algorithm": PLAIN},
 }
@@ -87,8 +96,9 @@ def get_config(variant: str = "stable_reinforce"):
   """The experiment, or one of its controls."""
   if variant not in VARIANTS:
     raise InputError(f"no variant '{variant}'; there are {', '.join(VARIANTS)}")
+  fewest = 2 if variant == "hard_only" else 1
   policy = PolicyConfig(
-    steps=100,
+    steps=120,
     prompts_per_step=256,
     samples_per_prompt=1,
     micro_batch=64,
@@ -109,7 +119,7 @@ def get_config(variant: str = "stable_reinforce"):
         completion_tokens=48,
       ),
       sft=supervised(600, 2e-3),
-      difficulty=DifficultyConfig(questions=8192, batch=256),
+      difficulty=DifficultyConfig(questions=8192, batch=256, fewest=fewest),
       cold_start=supervised(60, 5e-4),
       policy=dataclasses.replace(policy, **VARIANTS[variant]),
       judging=JudgingConfig(),

@@ -169,7 +169,7 @@ def _cold_start(r: Run, models: Models) -> Models:
 def _policy(r: Run, models: Models) -> Models:
   e, source = r.experiment, r.sources.prompts
   if "difficulty" in e.stages:
-    source = difficulty.hard(source, _labels(r))
+    source = difficulty.hard(source, _labels(r), e.difficulty.fewest)
   trained = policy.run(
     r.setting,
     e.policy,

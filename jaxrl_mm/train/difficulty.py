@@ -40,6 +40,8 @@ class DifficultyConfig:
     attempts: tries at most; the paper's 3.
     batch: questions asked at once.
     temperature: of a teacher of this process.
+    fewest: attempts that make a question hard enough for the policy stage, see
+      `data.difficulty.hard`; the paper's 2. 1 takes every question.
     teacher: a model behind an endpoint, with a temperature of its own; without
       a `base_url` it is the model as the stages before have left it.
   """
@@ -48,6 +50,7 @@ class DifficultyConfig:
   attempts: int = 3
   batch: int = 256
   temperature: Number = 1.0
+  fewest: int = 2
   teacher: Endpoint = Endpoint(base_url="", temperature=1.0)
 
 
