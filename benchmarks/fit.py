@@ -125,7 +125,8 @@ def _compiled(compiled: jax.stages.Compiled, given: Fit) -> Fit:
   m = compiled.memory_analysis()
   own = m.output_size_in_bytes - m.alias_size_in_bytes + m.temp_size_in_bytes
   return given._replace(
-    arguments=m.argument_size_in_bytes,
+    # Those it never reads are not counted there, and lie on the chip too.
+    arguments=max(m.argument_size_in_bytes, given.arguments),
     temporary=own + m.generated_code_size_in_bytes,
     collectives=hlo.collectives(compiled.as_text()),
   )

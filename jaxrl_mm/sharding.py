@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import (
   AbstractMesh,
   AxisType,
@@ -75,12 +75,11 @@ def make_mesh(
       f"config.mesh asks for {asked} devices and there are {len(devices)}; "
       "make the product equal, or set one axis to -1"
     )
-  return jax.make_mesh(
-    tuple(sizes.values()),
-    tuple(sizes),
-    axis_types=(AxisType.Auto,) * len(sizes),
-    devices=devices,
+  # `jax.make_mesh` asks that each axis takes whole axes of a TPU slice.
+  grid = mesh_utils.create_device_mesh(
+    tuple(sizes.values()), devices, allow_split_physical_axes=True
   )
+  return Mesh(grid, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
 
 def batch_shards() -> int:

@@ -52,6 +52,13 @@ def test_what_does_not_fit_is_named():
   assert "would help: config.sft.micro_batch" in done.stdout
 
 
+@needs_compiler
+def test_an_axis_may_be_a_part_of_a_side_of_the_slice():
+  slice_ = "--topology=v6e:4x8", "--config.mesh.tensor=2"
+  done = fit("configs/r1_reward_7b.py", *slice_, "--only=no program")
+  assert done.returncode == 0, done.stderr
+
+
 def test_an_unknown_chip_is_one_sentence():
   done = fit("configs/digits_r1v2.py", "--topology=v1:2x2")
   assert done.returncode == 1
