@@ -32,10 +32,10 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import date
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -125,6 +125,13 @@ def against_peers() -> Iterator[Case]:
   yield Case("4 pictures x 8", 4, 8, 64, 64, 32, picture=True)
 
 
+def shorter(case: Case, scale: int) -> Case:
+  """Lengths divided, but for the room a picture needs."""
+  cut = lambda tokens: max(tokens // scale, 2)
+  prompt = max(cut(case.prompt_tokens), 20 if case.picture else 0)
+  return case._replace(prompt_tokens=prompt, tokens=cut(case.tokens))
+
+
 def limits(case: Case) -> np.ndarray:
   """Most tokens of each row."""
   rows, most = case.prompts * case.samples, case.tokens
@@ -187,8 +194,8 @@ def make_prompts(config: ModelConfig, case: Case) -> Prompts:
   """Words, behind a picture each where the case wants them."""
   shape = case.prompts, case.prompt_tokens
   rng = np.random.default_rng(1)
-  words = rng.integers(FIRST_WORD, config.decoder.vocab, shape)
-  mask, group = np.ones(shape, bool), np.arange(case.prompts)
+  words = rng.integers(FIRST_WORD, config.decoder.vocab, shape, np.int32)
+  mask, group = np.ones(shape, bool), np.arange(case.prompts, dtype=np.int32)
   if not case.picture:
     return Prompts(words, mask, None, group)
   layout = patches.Patching(windows=1, min_pixels=PICTURE**2)
@@ -214,20 +221,21 @@ class Peer:
       stdout=subprocess.PIPE,
       text=True,
     )
-    self.name = self._ask(dataclasses.asdict(config))
+    self.name = self.ask(dataclasses.asdict(config))
 
   def takes(self, case: Case) -> bool:
     """Tunix samples from text alone."""
     return not (case.picture and "tunix" in self.name)
 
   def seconds(self, case: Case) -> float:
-    return self._ask(case._asdict())
+    return self.ask(case._asdict())
 
   def close(self) -> None:
     self._process.stdin.close()
     self._process.wait()
 
-  def _ask(self, what):
+  def ask(self, what: Any) -> Any:
+    """Its answer to a line."""
     self._process.stdin.write(json.dumps(what) + "\n")
     self._process.stdin.flush()
     return json.loads(self._process.stdout.readline())
@@ -317,16 +325,18 @@ def measure(
   return record
 
 
-def find_peers(flags, config: ModelConfig) -> list[Peer]:
-  """Those that were named and start; says which did not."""
+def find_peers(
+  pythons: Mapping[str, str | None], config: ModelConfig
+) -> list[Peer]:
+  """Those whose script starts in the interpreter named; says which do not."""
   peers = []
-  for name in ("transformers", "tunix"):
-    python = getattr(flags, f"{name}_python")
+  for script, python in pythons.items():
+    name = script.split("_")[0]
     if not python:
       print(f"{name} is skipped: give --{name}_python")
       continue
     try:
-      peers.append(Peer(f"{name}_generate.py", python, config))
+      peers.append(Peer(f"{script}.py", python, config))
     except (OSError, ValueError) as error:
       print(f"{name} is skipped: {python} does not run it ({error})")
   return peers
@@ -409,19 +419,18 @@ def main() -> None:
         everything = about | case._asdict() | {"name": name} | record
         file.write(json.dumps(everything) + "\n")
 
-  def shorter(case):
-    cut = lambda tokens: max(tokens // flags.scale, 2)
-    prompt = cut(case.prompt_tokens)
-    if case.picture:
-      prompt = max(prompt, 20)
-    return case._replace(prompt_tokens=prompt, tokens=cut(case.tokens))
-
-  for case in map(shorter, cases(flags.size)):
+  for case in cases(flags.size):
+    case = shorter(case, flags.scale)
     record = measure(config, params, case, flags.repeats, rate, speed)
     tell(case, case.name, record)
   if flags.size == "tiny":
-    peers = find_peers(flags, config)
-    for case in map(shorter, against_peers()):
+    pythons = {
+      "transformers_generate": flags.transformers_python,
+      "tunix_generate": flags.tunix_python,
+    }
+    peers = find_peers(pythons, config)
+    for case in against_peers():
+      case = shorter(case, flags.scale)
       for name, record in compare(config, params, case, peers, flags.repeats):
         tell(case, name, record)
     for peer in peers:

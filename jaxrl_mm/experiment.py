@@ -47,6 +47,8 @@ class MeshConfig:
 
   Attributes:
     data, fsdp, tensor: devices along each axis.
+    sequence: devices that share the tokens of a row in training, for answers
+      too long for one; each holds the keys of a layer whole while it attends.
     cpu_devices: without an accelerator, into how many devices the CPU is cut.
       Small models train fastest with one for each core.
   """
@@ -54,6 +56,7 @@ class MeshConfig:
   data: int = -1
   fsdp: int = 1
   tensor: int = 1
+  sequence: int = 1
   cpu_devices: int = 1
 
 
@@ -347,6 +350,10 @@ def _divisions(
   """(name, number, name of its divisor, divisor) of all that must divide."""
   cut = f"the {shards} row shards of config.mesh"
   size, batch = e.evaluation.size, e.evaluation.batch
+  length = e.data.prompt_tokens + e.data.completion_tokens
+  if e.mesh.sequence > 0:
+    cuts = "config.mesh.sequence", e.mesh.sequence
+    yield "config.data.prompt_tokens + completion_tokens", length, *cuts
   yield "config.evaluation.size", size, "its batch", batch
   yield "config.evaluation.batch", batch, cut, shards
   yield (

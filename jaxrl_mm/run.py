@@ -207,7 +207,8 @@ def rules(weights: Mapping[str, float]) -> dict[str, Term]:
 
 def run(e: Experiment, workdir: Path) -> dict[str, Any]:
   """Runs all stages, or what is left of them, and returns the summary."""
-  mesh = sharding.make_mesh(e.mesh.data, e.mesh.fsdp, e.mesh.tensor)
+  sizes = e.mesh.data, e.mesh.fsdp, e.mesh.tensor
+  mesh = sharding.make_mesh(*sizes, sequence=e.mesh.sequence)
   check_stages(e)
   experiment.check(e, mesh.shape["data"] * mesh.shape["fsdp"])
   claim(workdir, e)

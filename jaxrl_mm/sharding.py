@@ -37,6 +37,7 @@ class Rules:
   """Logical axis -> mesh axis. An unknown name is an AttributeError."""
 
   batch: MeshAxis = BATCH_AXES
+  length: MeshAxis = "sequence"
   layer: MeshAxis = None
   embed: MeshAxis = "fsdp"
   heads: MeshAxis = "tensor"
@@ -61,10 +62,15 @@ def make_mesh(
   fsdp: int = 1,
   tensor: int = 1,
   devices: Sequence[jax.Device] | None = None,
+  *,
+  sequence: int = 1,
 ) -> Mesh:
-  """A mesh with axes data, fsdp, tensor; one size may be -1: what is left."""
+  """A mesh with axes data, fsdp, sequence, tensor.
+
+  One size may be -1: what is left.
+  """
   devices = jax.devices() if devices is None else devices
-  sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+  sizes = {"data": data, "fsdp": fsdp, "sequence": sequence, "tensor": tensor}
   asked = " x ".join(f"{name} {n}" for name, n in sizes.items())
   known = math.prod(n for n in sizes.values() if n != -1)
   free = [name for name, n in sizes.items() if n == -1]
@@ -89,9 +95,17 @@ def batch_shards() -> int:
 
 
 def constrain(x: Array, *axes: str | None) -> Array:
-  """Pins the layout of `x` by logical axes; the identity without a mesh."""
-  if jax.sharding.get_abstract_mesh().empty:
+  """Pins the layout of `x` by logical axes; the identity without a mesh.
+
+  Tokens that the mesh does not divide stay whole: one that is decoded cannot
+  be cut over `sequence`.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
     return x
+  cut = mesh.shape.get(RULES.length, 0)
+  whole = lambda axis, size: axis == "length" and (not cut or size % cut)
+  axes = [None if whole(*pair) else pair[0] for pair in zip(axes, x.shape)]
   return jax.lax.with_sharding_constraint(x, RULES.spec(*axes))
 
 

@@ -81,6 +81,32 @@ def test_rollout(tmp_path, monkeypatch, capsys):
   assert "tunix is skipped: nowhere does not run it" in table
 
 
+def test_train(tmp_path, monkeypatch, capsys, quick_compile):
+  file = tmp_path / "train.jsonl"
+  sizes = "--only texts --scale 16 --repeats 1 --tunix_python nowhere"
+  arguments = ["train.py", *sizes.split(), "--json", str(file)]
+  monkeypatch.setattr(sys, "argv", arguments)
+  monkeypatch.syspath_prepend(BENCHMARKS.parent)
+  runpy.run_module("benchmarks.train", run_name="__main__")
+  (record,) = [json.loads(line) for line in file.read_text().splitlines()]
+  assert record["name"] == "4 texts x 8: ours"
+  parts = [record[x] for x in ("reshard", "sample", "reward", "update")]
+  assert min(parts) > 0
+  assert record["seconds"] == pytest.approx(sum(parts))
+  # 32 rows of 4 + 4 tokens.
+  assert record["tokens"] == pytest.approx(256 / record["seconds"])
+  # By hand: 8 rows' worth of pairs, 3.02e6 weights, a vocabulary of 1024.
+  weights = 4 * (256 * 32 * (2 * 8 + 2 * 2) + 3 * 256 * 768)
+  pairs = 4 * 4 * 8 * 32 * (8 * 9 / 2)
+  forward = 32 * (2 * weights * 8 + pairs + 2 * 1024 * 256 * 4)
+  done = record["mfu"] * record["update"] * record["rate"]
+  assert done == pytest.approx(3 * forward)
+  assert record["update_bytes"] > 4 * 4 * weights
+  table = capsys.readouterr().out
+  assert "trl is skipped: give --trl_python" in table
+  assert "tunix is skipped: nowhere does not run it" in table
+
+
 @pytest.fixture
 def ablations(monkeypatch):
   monkeypatch.syspath_prepend(BENCHMARKS)

@@ -103,6 +103,10 @@ def test_an_unknown_value_is_named():
       {"evaluation": experiment.EvaluationConfig(size=100, batch=64)},
       r"config.evaluation.size \(100\)",
     ),
+    (
+      {"mesh": MeshConfig(sequence=5)},
+      r"completion_tokens \(\d+\).*config.mesh.sequence \(5\)",
+    ),
   ],
 )
 def test_what_does_not_fit_fails_at_once(change, message):
@@ -131,6 +135,7 @@ def test_a_demo_fits_unchanged_on_one_to_sixteen_shards(name, variant):
   [
     {"sft": SftConfig(steps=0)},
     {"policy": PolicyConfig(samples_every=0)},
+    {"policy": PolicyConfig(bounds=0)},
     {"loop": LoopConfig(save_every=0)},
   ],
 )

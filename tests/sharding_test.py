@@ -34,10 +34,13 @@ def test_a_mesh_axis_used_twice_is_an_error(axes):
 
 
 def test_make_mesh_fills_the_axis_that_is_left(mesh):
-  assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+  sizes = {"data": 2, "fsdp": 2, "sequence": 1, "tensor": 2}
+  assert dict(mesh.shape) == sizes
   assert dict(sharding.make_mesh().shape)["data"] == 8
   free = sharding.make_mesh(data=2, fsdp=-1, tensor=2)
-  assert dict(free.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+  assert dict(free.shape) == sizes
+  long = sharding.make_mesh(2, 1, 1, sequence=-1)
+  assert dict(long.shape)["sequence"] == 4
   some = sharding.make_mesh(devices=jax.devices()[:4])
   assert some.size == 4
 
@@ -45,12 +48,12 @@ def test_make_mesh_fills_the_axis_that_is_left(mesh):
 @pytest.mark.parametrize(
   "sizes, asked",
   [
-    ((3, 1, 1), "data 3 x fsdp 1 x tensor 1"),
-    ((-1, 3, 1), "data -1 x fsdp 3 x tensor 1"),
-    ((-1, 16, 1), "data -1 x fsdp 16 x tensor 1"),
-    ((-1, -1, 1), "data -1 x fsdp -1 x tensor 1"),
-    ((-1, 0, 1), "data -1 x fsdp 0 x tensor 1"),
-    ((-2, -4, 1), "data -2 x fsdp -4 x tensor 1"),
+    ((3, 1, 1), "data 3 x fsdp 1 x sequence 1 x tensor 1"),
+    ((-1, 3, 1), "data -1 x fsdp 3 x sequence 1 x tensor 1"),
+    ((-1, 16, 1), "data -1 x fsdp 16 x sequence 1 x tensor 1"),
+    ((-1, -1, 1), "data -1 x fsdp -1 x sequence 1 x tensor 1"),
+    ((-1, 0, 1), "data -1 x fsdp 0 x sequence 1 x tensor 1"),
+    ((-2, -4, 1), "data -2 x fsdp -4 x sequence 1 x tensor 1"),
   ],
 )
 def test_a_mesh_that_does_not_fit_says_what_was_asked(sizes, asked):
@@ -80,6 +83,15 @@ def test_constrain_lays_out_by_logical_axes(mesh):
     "x": (1, 8),
     "y": (1,),
   }
+
+
+def test_tokens_are_cut_over_the_sequence_axis_where_it_divides_them():
+  mesh = sharding.make_mesh(2, 1, 1, sequence=4)
+  cut = jax.jit(lambda x: sharding.constrain(x, "batch", "length"))
+  with jax.set_mesh(mesh):
+    parts = [cut(jnp.zeros((4, length))) for length in (8, 6, 1)]
+  held = [x.addressable_shards[0].data.shape for x in parts]
+  assert held == [(2, 2), (2, 6), (2, 1)]
 
 
 # ---------------------------------------------------------------- by_table

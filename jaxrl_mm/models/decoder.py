@@ -49,7 +49,10 @@ class Attention(nn.Module):
     )
     q, k = turn(q), turn(k)
     if cache is None:
-      out = attention.full(q, k, v, mask)
+      # Where tokens are cut over devices, queries stay and keys are gathered.
+      q = constrain(q, "batch", "length", "heads", None)
+      whole = lambda y: constrain(y, "batch", None, "kv_heads", None)
+      out = attention.full(q, whole(k), whole(v), mask)
     else:
       out = attention.cached(q, k, v, cache, mask)
     shape = (c.heads, c.head_dim, c.width)
@@ -76,14 +79,15 @@ class Block(nn.Module):
     y, kv = Attention(c, dtype, name="attention")(
       norm("norm1", x), positions, mask, cache
     )
-    x = constrain(x + y, "batch", None, None)
+    x = constrain(x + y, "batch", "length", None)
     y = norm("norm2", x)
     wide = lambda name: Einsum(
       "btd,df->btf", (c.width, c.mlp), (), dtype, name=name
     )(y)
-    y = constrain(jax.nn.silu(wide("gate")) * wide("up"), "batch", None, "mlp")
+    y = jax.nn.silu(wide("gate")) * wide("up")
+    y = constrain(y, "batch", "length", "mlp")
     y = Einsum("btf,fd->btd", (c.mlp, c.width), (), dtype, name="down")(y)
-    return constrain(x + y, "batch", None, None), kv
+    return constrain(x + y, "batch", "length", None), kv
 
 
 class Decoder(nn.Module):

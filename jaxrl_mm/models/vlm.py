@@ -228,7 +228,7 @@ def hidden_states(
     axis=1,
   )
   valid = jnp.concatenate([prompts.mask, mask], axis=1)
-  x = sharding.constrain(x, "batch", None, None)
+  x = sharding.constrain(x, "batch", "length", None)
   where = jnp.concatenate(positions(prompts, tokens.shape[1]), axis=1)
   return run_decoder(config, params, x, where, Causal(valid))[0]
 
@@ -267,6 +267,7 @@ def completion_logp(
   )
   start = prompts.tokens.shape[1] - 1
   predicting = hidden[:, start : start + tokens.shape[1]]
+  predicting = sharding.constrain(predicting, "batch", "length", None)
   return masked.token_logp(
     predicting, head(params), tokens, temperature=temperature, chunk=chunk
   )

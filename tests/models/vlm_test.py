@@ -257,6 +257,25 @@ def test_completion_logp_equals_one_forward_pass_a_row(
     np.testing.assert_allclose(np.where(mask, mine, 0), theirs, atol=1e-4)
 
 
+def test_devices_along_the_sequence_axis_share_the_tokens_of_a_row(
+  tiny, params, logp
+):
+  prompts = _prompts()._replace(images=None)
+  rows = prompts, *_completions()
+  expected = logp(params, *rows)
+  mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:4], sequence=4)
+  placed = jax.device_put((params, *rows), sharding.replicated(mesh))
+  with jax.set_mesh(mesh):
+    run = jax.jit(partial(vlm.completion_logp, tiny, image_token=IMAGE))
+    compiled = run.lower(*placed).compile()
+    got = compiled(*placed)
+  for mine, theirs in zip(got, expected):
+    np.testing.assert_allclose(mine, theirs, atol=1e-5)
+  # Of the 16 tokens each device runs four through its MLP.
+  assert "f32[2,4,128]" in compiled.as_text()
+  assert "f32[2,16,128]" not in compiled.as_text()
+
+
 def test_more_left_padding_changes_nothing(params, logp):
   tokens, mask = _completions()
   narrow, _ = logp(params, _prompts(), tokens, mask)

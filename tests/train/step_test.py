@@ -178,13 +178,13 @@ IMAGE = 31
 def demonstrations():
   """Four prompts twice, with answers of different lengths."""
   rng = np.random.default_rng(0)
-  tokens = rng.integers(1, IMAGE, size=(ROWS, 7), dtype=np.int32)
+  tokens = rng.integers(1, IMAGE, size=(ROWS, 8), dtype=np.int32)
   tokens[:, 1:5] = IMAGE
   group = np.arange(ROWS, dtype=np.int32) // 2
   images = rng.integers(256, size=(4, 1, 8, 8, 3)).astype(np.uint8)[group]
   mask = np.arange(6) < 1 + np.arange(ROWS)[:, None] % 6
   answers = rng.integers(1, IMAGE, size=(ROWS, 6), dtype=np.int32) * mask
-  prompts = Prompts(tokens, np.ones((ROWS, 7), bool), images, group)
+  prompts = Prompts(tokens, np.ones((ROWS, 8), bool), images, group)
   return Demonstrations(prompts, answers, mask)
 
 
@@ -221,14 +221,15 @@ def trainer(tiny, params):
       key=everywhere,
     )
 
-  def run(mesh, batch, micro_batch):
+  def run(mesh, batch, micro_batch, bounds=1):
     state = _state(optimizer, trained)
     if mesh is None:
       train = step.make_train_step(loss, optimizer, micro_batch)
       return train(state, frozen, jax.tree.map(jnp.asarray, batch))
     places = layout(mesh)
     with jax.set_mesh(mesh):
-      train = step.make_train_step(loss, optimizer, micro_batch, places)
+      sizes = micro_batch, places, bounds
+      train = step.make_train_step(loss, optimizer, *sizes)
       state = jax.device_put(state, places)
       rest = jax.device_put(frozen, param_shardings(mesh, frozen))
       state, metrics = train(state, rest, sharding.to_device(batch, mesh))
@@ -245,14 +246,14 @@ def alone(trainer, demonstrations):
 
 
 @pytest.mark.parametrize(
-  "sizes, micro_batch",
-  [((2, 2, 2), 1), ((1, 4, 2), 2)],
+  "sizes, sequence, micro_batch, bounds",
+  [((2, 2, 2), 1, 1, 1), ((1, 4, 2), 1, 2, 1), ((1, 2, 2), 2, 2, 3)],
 )
 def test_every_mesh_takes_the_same_step(
-  trainer, demonstrations, alone, sizes, micro_batch
+  trainer, demonstrations, alone, sizes, sequence, micro_batch, bounds
 ):
-  mesh = sharding.make_mesh(*sizes)
-  state, metrics = trainer(mesh, demonstrations, micro_batch)
+  mesh = sharding.make_mesh(*sizes, sequence=sequence)
+  state, metrics = trainer(mesh, demonstrations, micro_batch, bounds)
   expected, expected_metrics = alone
   for name in ("loss", "gradient_norm"):
     wanted = float(expected_metrics[name])
