@@ -115,10 +115,9 @@ def loaded_first(config: AssembleConfig) -> tuple[str, ...]:
 def load(config: AssembleConfig, model: ModelConfig, mesh: Mesh) -> Params:
   """The parts that folders give to the whole: the tower, and the reasoner or
   the substitute that it is trained from."""
-  folders = {config.vision: ("vision",)}
-  folders[config.reasoner or config.substitute] = LANGUAGE
+  language = config.reasoner or config.substitute
   parts = {}
-  for path, names in folders.items():
+  for path, names in ((config.vision, ("vision",)), (language, LANGUAGE)):
     if path:
       parts |= load_params(Path(path), model, mesh, parts=names)
   return parts

@@ -94,3 +94,36 @@ def test_a_language_model_from_nowhere_is_named(missing):
   assemble.check(config)
   with pytest.raises(InputError, match="no folder for a language model"):
     assemble.check(dataclasses.replace(config, **{missing: ""}))
+
+
+@pytest.mark.parametrize(
+  "folders, given",
+  [
+    ({}, {}),
+    ({"vision": "a"}, {"vision": "a"}),
+    ({"substitute": "a"}, {"embedder": "a", "decoder": "a"}),
+    (
+      {"vision": "a", "substitute": "b", "reasoner": "a"},
+      {"vision": "a", "embedder": "a", "decoder": "a"},
+    ),
+  ],
+)
+def test_what_folders_give_to_the_whole(monkeypatch, folders, given):
+  read = lambda path, model, mesh, parts: dict.fromkeys(parts, str(path))
+  monkeypatch.setattr(assemble, "load_params", read)
+  sizes = models.digits(), sharding.make_mesh()
+  assert assemble.load(AssembleConfig(**folders), *sizes) == given
+
+
+@pytest.mark.parametrize(
+  "part, reasoner, kept",
+  [
+    ("substitute", "", {"vision", "projector", "embedder", "decoder"}),
+    ("substitute", "a", {"vision", "projector"}),
+    ("reasoner", "", {"embedder", "decoder"}),
+    ("align", "", {"vision", "projector"}),
+  ],
+)
+def test_what_the_whole_keeps_of_a_training(part, reasoner, kept):
+  config = AssembleConfig(reasoner=reasoner)
+  assert assemble.taken(config, part, START).keys() == kept
