@@ -60,6 +60,15 @@ PANELS = (
   ("Time of a step", "s", r".*_seconds"),
 )
 
+# Results of a judge whose names do not explain themselves.
+JUDGED = {
+  "first": "for response 1",
+  "agreement": "same in both orders",
+  "consistent": "right in both orders",
+  "reasoned": "as the analysis says",
+  "length": "tokens an answer",
+}
+
 # In every line beside the metrics.
 CLOCK = {"step", "seconds", "unix_seconds"}
 
@@ -309,7 +318,10 @@ def results(runs: Sequence[Run]) -> dict[str, Any]:
   ]
   names = _union(values for *_, values in columns)
   rows = [
-    [_words(name), *(_read_out(name, v.get(name)) for *_, v in columns)]
+    [
+      JUDGED.get(name) or _words(name),
+      *(_read_out(name, v.get(name)) for *_, v in columns),
+    ]
     for name in names
   ]
   return {

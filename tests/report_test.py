@@ -146,6 +146,16 @@ def test_results_read_as_people_write_them(tmp_path):
   ]
 
 
+def test_results_of_a_judge_say_what_they_are():
+  judged = {"voting@15": 0.5, "first": 0.25, "length": 38.5}
+  judge = report.Run("judge", {}, {"stages": {"policy": judged}}, {})
+  assert report.results([judge])["rows"] == [
+    ["voting@15", "50.0 %"],
+    ["for response 1", "25.0 %"],
+    ["tokens an answer", "38.5"],
+  ]
+
+
 def test_a_stage_says_how_long_it_took(tmp_path):
   data = report.describe([report.read_run(_write_run(tmp_path))])
   assert data["stages"][0]["facts"] == ["50 steps in 1 min 40 s"]

@@ -41,7 +41,8 @@ class DifficultyConfig:
     batch: questions asked at once.
     temperature: of a teacher of this process.
     fewest: attempts that make a question hard enough for the policy stage, see
-      `data.difficulty.hard`; the paper's 2. 1 takes every question.
+      `data.difficulty.hard`; the paper's 2. 1 takes every question, better
+      where the teacher is the policy itself: its errors are no fair sample.
     teacher: a model behind an endpoint, with a temperature of its own; without
       a `base_url` it is the model as the stages before have left it.
   """
