@@ -58,7 +58,7 @@ def test_table_names_every_benchmark_and_its_folder():
 def test_commands_are_understood():
   commands = section("Benchmarks").replace("\\\n", "")
   found = re.findall(r"^python -m jaxrl_mm.evaluate (.*)", commands, re.M)
-  assert len(found) == 5
+  assert len(found) == 6
   for command in found:
     args = evaluation.parse(command.split())
     evaluation.check(args)
