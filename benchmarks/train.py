@@ -376,7 +376,7 @@ def compare(
     yield (
       peer.name,
       {
-        "tokens": count_tokens(step.case) / min(seconds),
+        "tokens_per_second": count_tokens(step.case) / min(seconds),
         "seconds": min(seconds),
         "times_ours": float(np.median(np.divide(seconds, totals))),
         "peak_bytes": max(x["peak_bytes"] for x in told),
@@ -404,8 +404,8 @@ def describe(
   update = update_operations(ours.config, ours.case)
   whole = update + sampling_operations(ours.config, ours.case)
   return parts | {
-    "tokens": tokens / seconds,
-    "learned": tokens / parts["update"],
+    "tokens_per_second": tokens / seconds,
+    "learned_per_second": tokens / parts["update"],
     "seconds": seconds,
     "vision": apart["vision"],
     "prefill": apart["prefill"] - apart["vision"],
@@ -420,8 +420,8 @@ def describe(
 
 
 COLUMNS = {
-  "tokens": "tokens/s",
-  "learned": "learned/s",
+  "tokens_per_second": "tokens/s",
+  "learned_per_second": "learned/s",
   "seconds": "step s",
   "vision": "vision",
   "prefill": "prefill",

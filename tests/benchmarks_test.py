@@ -94,7 +94,7 @@ def test_train(tmp_path, monkeypatch, capsys, quick_compile):
   assert min(parts) > 0
   assert record["seconds"] == pytest.approx(sum(parts))
   # 32 rows of 4 + 4 tokens.
-  assert record["tokens"] == pytest.approx(256 / record["seconds"])
+  assert record["tokens_per_second"] == pytest.approx(256 / record["seconds"])
   # By hand: 8 rows' worth of pairs, 3.02e6 weights, a vocabulary of 1024.
   weights = 4 * (256 * 32 * (2 * 8 + 2 * 2) + 3 * 256 * 768)
   pairs = 4 * 4 * 8 * 32 * (8 * 9 / 2)
