@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxrl_mm import main, preemption, sharding
+from jaxrl_mm import preemption, sharding
 from jaxrl_mm.preemption import Preempted
 from jaxrl_mm.train import journal
 
@@ -23,7 +23,7 @@ def make(start):
   return {"texts": sharding.gather_texts(f"{start} " + "é" * here)}
 
 
-main.join_processes(os.environ)
+sharding.join_processes(os.environ)
 preemption.watch()
 here = jax.process_index()
 mine = np.arange(8, dtype=np.float32).reshape(4, 2) + 100 * here
