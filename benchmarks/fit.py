@@ -85,9 +85,8 @@ def make_mesh(e: Experiment, kind: str, shape: str) -> Mesh:
       f"({str(error).splitlines()[0]}); install jax[tpu], or choose "
       "a --topology such as v5p:4x4x8"
     ) from error
-  mesh = sharding.make_mesh(
-    e.mesh.data, e.mesh.fsdp, e.mesh.tensor, devices=devices
-  )
+  sizes = e.mesh.data, e.mesh.fsdp, e.mesh.tensor
+  mesh = sharding.make_mesh(*sizes, sequence=e.mesh.sequence, devices=devices)
   experiment.check(e, mesh.shape["data"] * mesh.shape["fsdp"])
   return mesh
 

@@ -222,6 +222,13 @@ def check(e: Experiment, shards: int) -> None:
   rewards(e)
   if "assemble" in e.stages:
     _check_assemble(e)
+  if "difficulty" in e.stages and not {"result", "answer"} & {
+    *e.policy.weights
+  }:
+    raise InputError(
+      "config.policy.weights names neither 'result' nor 'answer', by which the "
+      "difficulty stage grades; add one"
+    )
   if "preference" in e.stages and "reward_model" not in e.stages:
     _check_unscored(e)
   if "policy" in e.stages:

@@ -6,6 +6,7 @@ started again walks through all its stages.
 """
 
 import dataclasses
+import logging
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
@@ -41,7 +42,6 @@ from jaxrl_mm.experiment import REWARDS, DataConfig, Experiment
 from jaxrl_mm.models.config import ModelConfig, QwenVisionConfig
 from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.optimizer import make_optimizer, split_trainable
-from jaxrl_mm.rewards import choice
 from jaxrl_mm.rewards.compose import Term
 from jaxrl_mm.rewards.endpoint import Endpoint
 from jaxrl_mm.rewards.judge import JudgeDown
@@ -141,10 +141,10 @@ def _preference(r: Run, models: Models) -> Models:
 
 def _difficulty(r: Run, models: Models) -> Models:
   config, source = r.experiment.difficulty, r.sources.prompts
+  terms = experiment.rewards(r.experiment)
+  rule = terms["result" if "result" in terms else "answer"].reward
   folder = r.workdir / "difficulty"
-  labelling.run(
-    r.setting, config, models.policy, source, choice.pairwise, folder
-  )
+  labelling.run(r.setting, config, models.policy, source, rule, folder)
   return models
 
 
@@ -160,7 +160,15 @@ def _fits(setting: Setting, label: difficulty.Label) -> bool:
 
 def _cold_start(r: Run, models: Models) -> Models:
   config, folder = r.experiment.cold_start, r.workdir / "cold_start"
-  whole = [label for label in _labels(r) if _fits(r.setting, label)]
+  labels = _labels(r)
+  whole = [label for label in labels if _fits(r.setting, label)]
+  if len(whole) < len(labels):
+    logging.warning(
+      "%d of %d traces are longer than config.data.completion_tokens and are "
+      "left out",
+      len(labels) - len(whole),
+      len(labels),
+    )
   source = difficulty.Traced(r.sources.prompts, whole)
   trained = sft.run(r.setting, config, models.policy, source, folder)
   return models._replace(policy=trained)

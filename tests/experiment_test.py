@@ -77,6 +77,13 @@ def test_an_unknown_value_is_named():
       "policy.decode_weights is 'x'; known are model, int8",
     ),
     ({"policy": PolicyConfig(stop=("a", ""))}, "stop has an empty string"),
+    (
+      {
+        "stages": ("difficulty",),
+        "policy": PolicyConfig(weights={"format": 1.0}),
+      },
+      "neither 'result' nor 'answer'",
+    ),
     ({"policy": PolicyConfig(temperature=0.0)}, "temperature is 0.0 and"),
     (
       {
