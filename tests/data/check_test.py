@@ -96,7 +96,7 @@ def test_lengths_are_of_the_models_tokens(source, tmp_path):
   found = check.check(source, model=str(tmp_path / "model"))
   assert found.unit == "tokens"
   assert found.lengths["worse"]["median"] == 3
-  assert found.lengths["better"]["median"] == 3  # good, a space, a digit
+  assert found.lengths["better"]["median"] == 2  # good, a digit with its space
 
 
 def test_short_questions_are_no_overlap():
