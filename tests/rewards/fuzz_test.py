@@ -14,6 +14,7 @@ import os
 import random
 import time
 
+import jaxtyping
 import pytest
 
 from jaxrl_mm.evaluate import equivalence, livebench, multimodal, pairwise
@@ -193,6 +194,14 @@ def strings(count, seed):
   for _ in range(count):
     pieces = rng.choices(PIECES, k=rng.randint(0, 12))
     yield "".join(pieces) * rng.choice((1, 1, 1, 1, 2, 5))
+
+
+@pytest.fixture(autouse=True)
+def unchecked():
+  """Checks of types cost more than these graders, and other tests make them."""
+  jaxtyping.config.update("jaxtyping_disable", True)
+  yield
+  jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_cheap_graders_give_nothing_for_garbage():
