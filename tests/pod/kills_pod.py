@@ -16,7 +16,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path):
   """Saves follow each other, so that many a kill falls into one."""
-  every = "loop.save_every=1", "sft.steps=20", "policy.steps=20"
+  mesh = "mesh.data=1", "mesh.fsdp=1", "mesh.tensor=1"
+  every = "loop.save_every=1", "sft.steps=20", "policy.steps=20", *mesh
   start = lambda name: launching.start(tmp_path / name, "short", 1, 1, *every)
   os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / "xla")
   launching.finish(start("whole"))
