@@ -32,7 +32,7 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -389,6 +389,28 @@ def line(name: str, record: dict) -> str:
   return f"{name:46}" + "".join(cells)
 
 
+def about_machine() -> dict:
+  """Where and when figures were taken."""
+  return {
+    "machine": f"{platform.machine()}, {jax.devices()[0].device_kind}",
+    "jax": jax.__version__,
+    "date": date.today().isoformat(),
+  }
+
+
+def make_tell(line: Callable[[str, dict], str], about: dict, path: str | None):
+  """`(case, name, record)` to a line for people and an object in the file."""
+
+  def tell(case: Case, name: str, record: dict) -> None:
+    print(line(name, record), flush=True)
+    if path:
+      with open(path, "a") as file:
+        everything = about | case._asdict() | {"name": name} | record
+        file.write(json.dumps(everything) + "\n")
+
+  return tell
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--size", default="tiny", choices=SIZES)
@@ -401,24 +423,11 @@ def main() -> None:
   config = SIZES[flags.size]
   rate, speed = bandwidth(), peak(config.dtype)
   params = jax.jit(vlm.init, static_argnums=0)(config, jax.random.key(0))
-  about = {
-    "size": flags.size,
-    "machine": f"{platform.machine()}, {jax.devices()[0].device_kind}",
-    "jax": jax.__version__,
-    "date": date.today().isoformat(),
-    "bandwidth": rate,
-    "peak": speed,
-  }
+  about = {"size": flags.size} | about_machine()
+  about |= {"bandwidth": rate, "peak": speed}
   print(json.dumps(about))
   print(f"{'':46}" + "".join(f"{x:>14}" for x in COLUMNS.values()))
-
-  def tell(case, name, record):
-    print(line(name, record), flush=True)
-    if flags.json:
-      with open(flags.json, "a") as file:
-        everything = about | case._asdict() | {"name": name} | record
-        file.write(json.dumps(everything) + "\n")
-
+  tell = make_tell(line, about, flags.json)
   for case in cases(flags.size):
     case = shorter(case, flags.scale)
     record = measure(config, params, case, flags.repeats, rate, speed)

@@ -39,11 +39,9 @@ is the median over the turns of their time over ours.
 import argparse
 import dataclasses
 import json
-import platform
 import resource
 import time
 from collections.abc import Callable, Iterator
-from datetime import date
 from functools import partial
 from typing import NamedTuple
 
@@ -456,26 +454,13 @@ def main() -> None:
   parser.add_argument("--json", help="append one object a line to this file")
   flags = parser.parse_args()
   size = SIZES[flags.size]
-  about = {
-    "size": flags.size,
-    "machine": f"{platform.machine()}, {jax.devices()[0].device_kind}",
-    "jax": jax.__version__,
-    "date": date.today().isoformat(),
-    "rate": rate(size.model),
-  }
+  about = {"size": flags.size} | rollout.about_machine()
+  about |= {"rate": rate(size.model)}
   print(json.dumps(about))
   pythons = {"trl_grpo": flags.trl_python, "tunix_grpo": flags.tunix_python}
   peers = rollout.find_peers(pythons, size.model)
   print(" " * 52 + "".join(f"{name:>11}" for name in COLUMNS.values()))
-
-  def tell(step, name, record):
-    name = f"{step.case.name}: {name}"
-    print(line(name, record), flush=True)
-    if flags.json:
-      with open(flags.json, "a") as file:
-        everything = about | step.case._asdict() | {"name": name} | record
-        file.write(json.dumps(everything) + "\n")
-
+  tell = rollout.make_tell(line, about, flags.json)
   for step in steps(flags.size):
     if flags.only in step.case.name:
       case = rollout.shorter(step.case, flags.scale)
@@ -483,7 +468,7 @@ def main() -> None:
         step = step._replace(case=case)
         found = compare(size, step, peers, flags.repeats, about["rate"])
         for name, record in found:
-          tell(step, name, record)
+          tell(case, f"{case.name}: {name}", record)
   for peer in peers:
     peer.close()
 
