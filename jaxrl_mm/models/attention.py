@@ -98,12 +98,17 @@ def full(
   if not isinstance(mask, Causal):
     return _fused(q, k, v, None if mask is None else mask[:, None])
   plain = lambda q, k, v, real: _fused(q, k, v, _causal(real))
-  if not flash.splash_fits(q):
+  if not flash.splash_fits(q, k):
     return plain(q, k, v, mask.real)
   # Not by the default backend: a program can be compiled for a TPU elsewhere.
   return jax.lax.platform_dependent(
-    q, k, v, mask.real, tpu=flash.splash, default=plain
+    q, k, v, mask.real, tpu=_splash, default=plain
   )
+
+
+def _splash(q, k, v, real):
+  of = real.astype(jnp.int32)
+  return flash.splash(q, k, v, of, of)
 
 
 def _fused(q, k, v, mask):
