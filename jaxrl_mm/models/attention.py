@@ -92,12 +92,13 @@ def full(
 
   By the best kernel of the platform that the program is compiled for: splash
   attention on TPUs for `Causal` masks, cuDNN on NVIDIA where it takes the
-  shapes, else plain XLA. A query that may attend to nothing gets something
-  finite, never NaN.
+  shapes and the mesh does not cut the queries, else plain XLA. A query that may
+  attend to nothing gets something finite, never NaN.
   """
   if not isinstance(mask, Causal):
     return _fused(q, k, v, None if mask is None else mask[:, None])
-  plain = lambda q, k, v, real: _fused(q, k, v, _causal(real))
+  uncut = sharding.length_shards() == 1
+  plain = lambda q, k, v, real: _fused(q, k, v, _causal(real), uncut)
   if not flash.splash_fits(q, k):
     return plain(q, k, v, mask.real)
   # Not by the default backend: a program can be compiled for a TPU elsewhere.
@@ -111,8 +112,9 @@ def _splash(q, k, v, real):
   return flash.splash(q, k, v, of, of)
 
 
-def _fused(q, k, v, mask):
-  kernel = "cudnn" if flash.cudnn_fits(q, k) else "xla"
+def _fused(q, k, v, mask, uncut=True):
+  """`uncut`: each device has all queries of its rows, as cuDNN asks."""
+  kernel = "cudnn" if uncut and flash.cudnn_fits(q, k) else "xla"
   return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=kernel)
 
 

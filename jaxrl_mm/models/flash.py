@@ -8,17 +8,17 @@ tokens in it, they would read 2.1 times the bytes at the end of the answers and
 2.8 times half way there.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import (
   BlockSizes,
   CausalMask,
   MultiHeadMask,
   SegmentIds,
-  make_splash_mha_single_device,
+  make_splash_mha,
 )
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int
 
 from jaxrl_mm import sharding
@@ -60,43 +60,85 @@ def splash(
       key, for the kernel divides by the sum of the weights.
     interpret: runs the kernel step by step, on any platform.
   """
-  local = partial(_splash, interpret)
-  if not jax.sharding.get_abstract_mesh().empty:
-    spec = sharding.RULES.spec
-    heads = spec("batch", None, "heads", None)
-    kv_heads = spec("batch", None, "kv_heads", None)
-    tokens = spec("batch", None)
-    local = jax.shard_map(
-      local,
-      in_specs=(heads, kv_heads, kv_heads, tokens, tokens),
-      out_specs=heads,
-      check_vma=False,
-    )
-  return local(q, k, v, of_q, of_k)
-
-
-def _splash(interpret, q, k, v, of_q, of_k):
-  """The rows and heads of one device, in whole blocks."""
-  length, heads, width = q.shape[1:]
-  offset = k.shape[1] - length
-  q, k, v = (_fill(x, "constant") for x in (q * width**-0.5, k, v))
+  length, offset = q.shape[1], k.shape[1] - q.shape[1]
+  shards = sharding.length_shards()
+  pieces = 2 * shards if shards > 1 else 1
+  q = _fill(q * q.shape[3] ** -0.5, pieces * LANES, "constant")
+  k, v = (_fill(x, LANES, "constant") for x in (k, v))
   # Filled queries find what the last one does; none else sees filled keys.
-  of_q, of_k = (_fill(x, "edge") for x in (of_q, of_k))
+  of_q = _fill(of_q, pieces * LANES, "edge")
+  of_k = _fill(of_k, LANES, "edge")
   causal = CausalMask((q.shape[1], k.shape[1]), offset=offset)
-  attend = make_splash_mha_single_device(
-    MultiHeadMask([causal] * heads),
-    block_sizes=_blocks(*causal.shape),
+  causal.q_sequence = _order(q.shape[1], shards)
+  attend = make_splash_mha(
+    MultiHeadMask([causal]),  # of all heads
+    block_sizes=_blocks(q.shape[1] // pieces, k.shape[1]),
+    head_shards=1,
+    q_seq_shards=shards,
     interpret=interpret,
   )
-  q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
-  out = jax.vmap(attend)(q, k, v, SegmentIds(of_q, of_k))
-  return jnp.swapaxes(out, 1, 2)[:, :length]
+  out = _over_mesh(attend)(attend, q, k, v, of_q, of_k)
+  return out[:, :length]
 
 
-def _fill(x, mode):
-  """Tokens to whole blocks."""
-  room = -x.shape[1] % LANES
+def _fill(x, step, mode):
+  """Tokens to a multiple of `step`."""
+  room = -x.shape[1] % step
   return jnp.pad(x, [(0, 0), (0, room)] + [(0, 0)] * (x.ndim - 2), mode=mode)
+
+
+def _over_mesh(attend):
+  """`_attend`, each device its rows, its heads and its part of the queries."""
+  mesh, spec = jax.sharding.get_abstract_mesh(), sharding.RULES.spec
+  if mesh.empty:
+    return _attend
+  queries = spec("batch", "length", "heads", None)
+  keys = spec("batch", None, "kv_heads", None)
+  segments = spec("batch", "length"), spec("batch", None)
+  blocks = NamedSharding(mesh, spec(None, "length"))
+  return jax.shard_map(
+    _attend,
+    in_specs=(
+      attend.manual_sharding_spec(blocks),
+      queries,
+      keys,
+      keys,
+      *segments,
+    ),
+    out_specs=queries,
+    check_vma=False,
+  )
+
+
+def _attend(attend, q, k, v, of_q, of_k):
+  """What one device does."""
+  heads_first = lambda x: jnp.swapaxes(x, 1, 2)
+  segments = SegmentIds(_exchange(of_q), of_k)
+  q, k, v = map(heads_first, (_exchange(q), k, v))
+  return _exchange(heads_first(jax.vmap(attend)(q, k, v, segments)))
+
+
+def _exchange(x):
+  """The second half of a device's tokens for that of the device opposite.
+
+  The last tokens have the most keys. So exchanged, the first half of one
+  device and the second of the other, all devices have equally many. Done
+  twice, everything is back.
+  """
+  shards = sharding.length_shards()
+  if shards == 1:
+    return x
+  first, second = jnp.split(x, 2, axis=1)
+  opposite = [(i, shards - 1 - i) for i in range(shards)]
+  second = jax.lax.ppermute(second, sharding.RULES.length, opposite)
+  return jnp.concatenate([first, second], axis=1)
+
+
+def _order(length: int, shards: int) -> np.ndarray:
+  """Which tokens stand where after `_exchange`."""
+  order = np.arange(length, dtype=np.int32).reshape(shards, 2, -1)
+  order[:, 1] = order[::-1, 1].copy()
+  return order.ravel()
 
 
 def _blocks(queries: int, keys: int) -> BlockSizes:

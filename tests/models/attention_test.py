@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrl_mm import sharding
 from jaxrl_mm.models import attention
 from jaxrl_mm.models.attention import Cache, CacheMask, Causal
 
@@ -129,3 +130,23 @@ def test_a_causal_mask_hides_padding_and_the_future():
   expected = _reference(q, k, v, seen)
   np.testing.assert_allclose(got[real], expected[real], atol=1e-5)
   assert np.isfinite(got).all()
+
+
+def test_queries_that_are_cut_do_not_go_to_cudnn(monkeypatch):
+  """Which would refuse them."""
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  asked, fused = [], jax.nn.dot_product_attention
+
+  def record(*arrays, mask, implementation):
+    asked.append(implementation)
+    return fused(*arrays, mask=mask)
+
+  monkeypatch.setattr(jax.nn, "dot_product_attention", record)
+  q, real = jnp.zeros((1, 8, 2, 8), jnp.bfloat16), jnp.ones((1, 8), bool)
+  for sequence in (1, 2):
+    devices = jax.devices()[:sequence]
+    mesh = sharding.make_mesh(devices=devices, sequence=sequence)
+    with jax.set_mesh(mesh):
+      jax.eval_shape(attention.full, q, q, q, Causal(real))
+      jax.eval_shape(attention.full, q, q, q)
+  assert asked == ["cudnn", "cudnn", "xla", "cudnn"]

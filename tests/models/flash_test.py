@@ -1,5 +1,6 @@
 """The kernels of other platforms, step by step on this one."""
 
+import math
 from functools import partial
 
 import jax
@@ -58,11 +59,11 @@ CASES = {
 }
 
 
-@pytest.fixture(params=CASES.values(), ids=CASES)
+@pytest.fixture(params=CASES)
 def sequences(request, monkeypatch):
   """q, k, v, of_q, of_k with 4 heads, two a key head, in several blocks."""
   monkeypatch.setattr(flash, "LARGEST_BLOCK", flash.LANES)
-  of_q, of_k = (jnp.asarray(of, jnp.int32) for of in request.param)
+  of_q, of_k = (jnp.asarray(of, jnp.int32) for of in CASES[request.param])
   q = _random(*of_q.shape, 4, 128)
   k, v = _random(2, *of_k.shape, 2, 128, seed=1)
   return q, k, v, of_q, of_k
@@ -87,6 +88,28 @@ def test_splash_attention_equals_the_plain_one(sequences):
   expected = _of_both(_plain, *sequences)
   for name, g, e in zip(["out", *"qkv"], got, expected):
     np.testing.assert_allclose(g, e, atol=1e-3, err_msg=name)
+
+
+@pytest.mark.parametrize("sizes, sequence", [((2, 1, 2), 1), ((1, 1, 2), 4)])
+@pytest.mark.parametrize("sequences", ["answers"], indirect=True)
+def test_devices_share_rows_heads_and_queries(sequences, sizes, sequence):
+  count = math.prod(sizes) * sequence
+  mesh = sharding.make_mesh(
+    *sizes, devices=jax.devices()[:count], sequence=sequence
+  )
+  expected = _of_both(_plain, *sequences)
+  with jax.set_mesh(mesh):
+    got = _of_both(partial(flash.splash, interpret=True), *sequences)
+  for name, g, e in zip(["out", *"qkv"], got, expected):
+    np.testing.assert_allclose(g, e, atol=1e-3, err_msg=name)
+
+
+def test_devices_that_share_the_queries_of_a_row_work_alike():
+  order = flash._order(8, 2)
+  assert order.tolist() == [0, 1, 6, 7, 4, 5, 2, 3]
+  past = [1 + token for token in order]
+  assert sum(past[:4]) == sum(past[4:])
+  assert flash._order(8, 1).tolist() == list(range(8))
 
 
 @pytest.mark.parametrize(
