@@ -94,6 +94,11 @@ def batch_shards() -> int:
   return math.prod(shape.get(name, 1) for name in BATCH_AXES)
 
 
+def length_shards() -> int:
+  """Into how many parts the mesh in use cuts the tokens of a row."""
+  return jax.sharding.get_abstract_mesh().shape.get(RULES.length, 1)
+
+
 def constrain(x: Array, *axes: str | None) -> Array:
   """Pins the layout of `x` by logical axes; the identity without a mesh.
 
