@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 from typing import NamedTuple
 
@@ -5,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from jaxrl_mm import sharding
@@ -92,6 +94,43 @@ def test_tokens_are_cut_over_the_sequence_axis_where_it_divides_them():
     parts = [cut(jnp.zeros((4, length))) for length in (8, 6, 1)]
   held = [x.addressable_shards[0].data.shape for x in parts]
   assert held == [(2, 2), (2, 6), (2, 1)]
+
+
+@pytest.mark.parametrize("size", [16, 10])  # ten rows lie as they come
+@pytest.mark.parametrize("sizes", [None, (2, 2, 2)])
+def test_rows_of_any_shard_are_read_and_written(sizes, size):
+  rng = np.random.default_rng(0)
+  held = {
+    "x": rng.standard_normal((size, 3)).astype(np.float32),
+    "y": rng.integers(0, 256, (size, 2, 2)).astype(np.uint8),
+    "z": rng.random(size) < 0.5,
+  }
+  held["x"][:2] = [[-0.0, np.nan, np.inf], [-np.inf, 0.0, -0.0]]
+  new = jax.tree.map(lambda x: x[::-1][:8], held)
+  read = np.array([0, 1, 1, 9, 4, size - 1, 2, 0])
+  put = np.array([3, size, 9, 0, size - 1, size + 5, 4, 1])
+  mesh = sharding.make_mesh(*sizes) if sizes else None
+  with jax.set_mesh(mesh) if sizes else contextlib.nullcontext():
+    got = jax.jit(sharding.gather_rows)(held, read)
+    changed = jax.jit(sharding.scatter_rows)(held, put, new)
+  for name, x in held.items():
+    bits = lambda x: np.asarray(x).tobytes()
+    assert bits(got[name]) == bits(x[read])
+    expected = x.copy()
+    expected[put[put < size]] = new[name][put < size]
+    assert bits(changed[name]) == bits(expected)
+
+
+def test_rows_lie_on_the_axes_that_the_mesh_has():
+  """A mesh of another project, and one that a `shard_map` has taken."""
+  x, index = jnp.arange(16.0), jnp.arange(16)[::-1]
+  mesh = jax.make_mesh((4, 2), ("data", "x"), axis_types=(AxisType.Auto,) * 2)
+  inside = jax.shard_map(
+    sharding.gather_rows, mesh=mesh, in_specs=(P(), P()), out_specs=P()
+  )
+  with jax.set_mesh(mesh):
+    for gather in (sharding.gather_rows, inside):
+      np.testing.assert_array_equal(jax.jit(gather)(x, index), x[::-1])
 
 
 # ---------------------------------------------------------------- by_table
