@@ -314,13 +314,21 @@ def local_rows(mesh: Mesh, count: int) -> list[int]:
   return sorted({i for (cut,) in held for i in range(count)[cut]})
 
 
+def first_held(mesh: Mesh, count: int) -> Bool[np.ndarray, " local"]:
+  """Of the `local_rows` of this process, those that no earlier one holds."""
+  here, held = jax.process_index(), _held_by_each(mesh, count)
+  earlier = {number for part in held[:here] for number in part}
+  return np.array([number not in earlier for number in held[here]])
+
+
 def of_first_holder(
   x: Float[np.ndarray, "local K"], mesh: Mesh, count: int
 ) -> Float[np.ndarray, "local K"]:
   """What the first process that holds a row has for it, on all that hold it.
 
   Args:
-    x: of the `local_rows` of this process.
+    x: of the `local_rows` of this process; only those that are `first_held`
+      count.
     mesh: the mesh.
     count: rows in all.
   """

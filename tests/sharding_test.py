@@ -206,7 +206,9 @@ def test_one_process_sums_its_own_number_alone():
 
 
 def test_one_process_holds_all_rows():
-  assert sharding.local_rows(sharding.make_mesh(4, 1, 2), 8) == list(range(8))
+  mesh = sharding.make_mesh(4, 1, 2)
+  assert sharding.local_rows(mesh, 8) == list(range(8))
+  assert list(sharding.first_held(mesh, 8)) == [True] * 8
 
 
 def test_the_rows_of_the_devices_of_a_process(monkeypatch):
@@ -249,6 +251,9 @@ def test_the_first_holder_of_a_row_decides(monkeypatch):
   gather = lambda x: np.stack([x + 100, x])
   monkeypatch.setattr(of, "devices_indices_map", two)
   monkeypatch.setattr(sharding.multihost_utils, "process_allgather", gather)
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  first = lambda *sizes: sharding.first_held(sharding.make_mesh(*sizes), 8)
+  assert not first(4, 1, 2).any() and list(first(8)) == [True] * 4
   decided = lambda *sizes: sharding.of_first_holder(
     second, sharding.make_mesh(*sizes), 8
   )
