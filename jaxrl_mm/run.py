@@ -205,7 +205,7 @@ def run(e: Experiment, workdir: Path) -> dict[str, Any]:
     measure = make_measure(r)
     shapes = weights.shapes(e)
     preflight.check_optimizers(e, shapes)
-    preflight.check_room(e, workdir, shapes, told["stages"])
+    preflight.check_disk(e, workdir, shapes, told["stages"])
     models = Models(policy=weights.initial(e, mesh))
     for name in e.stages:
       models = STAGES[name](r, models)

@@ -131,7 +131,6 @@ def test_a_demo_fits_unchanged_on_one_to_sixteen_shards(name, variant):
   [
     {"sft": SftConfig(steps=0)},
     {"policy": PolicyConfig(samples_every=0)},
-    {"policy": PolicyConfig(bounds=0)},
     {"loop": LoopConfig(save_every=0)},
   ],
 )
@@ -147,7 +146,7 @@ def test_a_disk_without_room_for_the_checkpoints(tmp_path, monkeypatch):
   )
   plain = PolicyConfig(algorithm={"name": "grpo"})
   e = dataclasses.replace(DEMO, policy=plain)
-  check = lambda done: preflight.check_room(e, tmp_path, weights, done)
+  check = lambda done: preflight.check_disk(e, tmp_path, weights, done)
   # 12 bytes a weight with its moments, 2 stages, 2 checkpoints of each.
   free(12_000_000)
   check(())
@@ -167,9 +166,9 @@ def test_a_replay_buffer_needs_room_in_the_checkpoints(tmp_path, monkeypatch):
   disk = SimpleNamespace(free=pictures)
   monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: disk)
   with pytest.raises(InputError, match="lower config.loop.keep"):
-    preflight.check_room(e, tmp_path, weights, ())
+    preflight.check_disk(e, tmp_path, weights, ())
   disk.free = 2 * pictures
-  preflight.check_room(e, tmp_path, weights, ())
+  preflight.check_disk(e, tmp_path, weights, ())
 
 
 def test_a_teacher_that_is_down_is_found_before_the_first_stage(
