@@ -38,7 +38,7 @@ from ml_collections import config_flags  # noqa: E402
 from benchmarks import hlo, stages, traced  # noqa: E402
 from benchmarks.chips import CHIPS, GIB, Chip  # noqa: E402
 from benchmarks.programs import Program  # noqa: E402
-from jaxrl_mm import experiment, pytree, sharding  # noqa: E402
+from jaxrl_mm import experiment, preflight, pytree, sharding  # noqa: E402
 from jaxrl_mm.errors import InputError  # noqa: E402
 from jaxrl_mm.experiment import Experiment  # noqa: E402
 
@@ -87,7 +87,7 @@ def make_mesh(e: Experiment, kind: str, shape: str) -> Mesh:
     ) from error
   sizes = e.mesh.data, e.mesh.fsdp, e.mesh.tensor
   mesh = sharding.make_mesh(*sizes, sequence=e.mesh.sequence, devices=devices)
-  experiment.check(e, mesh.shape["data"] * mesh.shape["fsdp"])
+  preflight.check_config(e, mesh.shape["data"] * mesh.shape["fsdp"])
   return mesh
 
 

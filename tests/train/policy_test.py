@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrl_mm import algorithms, preemption, pytree, run, sharding
+from jaxrl_mm import algorithms, inputs, preemption, pytree, sharding
 from jaxrl_mm.algorithms import Algorithm
 from jaxrl_mm.algorithms.calibrate import hold_in_band
 from jaxrl_mm.data import comparisons
@@ -172,7 +172,7 @@ def setting():
   )
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   with jax.set_mesh(mesh):
-    yield run.make_setting(Experiment(model=small, data=data), mesh)
+    yield inputs.make_setting(Experiment(model=small, data=data), mesh)
 
 
 @pytest.fixture(scope="module")
