@@ -301,11 +301,13 @@ def _rows_scored(view, of: _Scoring, params, beside=()):
 
 def _evaluation(view) -> Iterator[Program]:
   """The questions after a stage, asked of the policy."""
-  c = view.e.evaluation
+  e, c = view.e, view.e.evaluation
   asked = Asked("evaluation", c.batch, 1, 0.0, Schedule())
-  if j := view.e.judging:
+  if j := e.judging:
     asked = Asked("evaluation", j.batch, j.samples, 1.0, Schedule())
   yield from samplers.of_call(view, asked, view.params, _reward(view))
+  if e.judging or not view.setting.layout.pictures:
+    return
   of = _Scoring(
     "evaluation",
     c.batch,
@@ -313,6 +315,7 @@ def _evaluation(view) -> Iterator[Program]:
     c.micro_batch,
     "config.evaluation.micro_batch, config.mesh.tensor",
   )
+  # How likely the answers are without their pictures.
   yield from list(_rows_scored(view, of, view.params))[:1]
 
 
