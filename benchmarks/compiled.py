@@ -50,6 +50,16 @@ def arrays(program: Program) -> Fit:
   )
 
 
+def quickest_refusal(programs: list[Program], chip: Chip) -> list[Program]:
+  """First those whose arrays alone are too large, last what compiles long."""
+
+  def cost(program):
+    total = arrays(program).total
+    return total <= chip.memory, program.name == "train step", -total
+
+  return sorted(programs, key=cost)
+
+
 def measure(program: Program, mesh: Mesh, chip: Chip) -> Fit:
   """Compiles a program and reads what it takes.
 

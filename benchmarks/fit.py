@@ -37,7 +37,7 @@ from jax.sharding import Mesh  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
 from benchmarks import compiled, stages  # noqa: E402
-from benchmarks.chips import CHIPS, GIB, Chip  # noqa: E402
+from benchmarks.chips import CHIPS, GIB  # noqa: E402
 from benchmarks.programs import Program  # noqa: E402
 from jaxrl_mm import experiment, sharding  # noqa: E402
 from jaxrl_mm.errors import InputError  # noqa: E402
@@ -136,24 +136,16 @@ def programs_on(e: Experiment, mesh: Mesh) -> list[Program]:
   ]
 
 
-def quickest_refusal(programs: list[Program], chip: Chip) -> list[Program]:
-  """First those whose arrays alone are too large, last what compiles long."""
-
-  def cost(program):
-    total = compiled.arrays(program).total
-    return total <= chip.memory, program.name == "train step", -total
-
-  return sorted(programs, key=cost)
-
-
 def fits(
   e: Experiment, kind: str, shape: str, search: bool = False
 ) -> Iterator[dict[str, Any]]:
   """Shows, writes and gives the programs on one slice, one by one."""
   mesh, chip = make_mesh(e, kind, shape), CHIPS[kind]
   programs = programs_on(e, mesh)
+  if search:
+    programs = compiled.quickest_refusal(programs, chip)
   print(_HEAD, flush=True)
-  for program in quickest_refusal(programs, chip) if search else programs:
+  for program in programs:
     measured = compiled.measure(program, mesh, chip)
     found = compiled.describe(measured, chip, mesh.size)
     found["topology"] = f"{kind}:{shape}"

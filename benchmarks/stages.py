@@ -26,7 +26,13 @@ from jaxrl_mm.optimizer import (
 from jaxrl_mm.sampling.schedule import Schedule
 from jaxrl_mm.structs import Demonstrations, Pairs, Trajectories
 from jaxrl_mm.train import policy, preference, reward_model, sft
-from jaxrl_mm.train.collect import CollectConfig, make_logp, make_score, scoring
+from jaxrl_mm.train.collect import (
+  CollectConfig,
+  make_logp,
+  make_score,
+  make_token_logp,
+  scoring,
+)
 from jaxrl_mm.train.loop import Setting, plan_state
 
 
@@ -258,18 +264,38 @@ class _Scoring(NamedTuple):
   settings: str
 
 
-def _rows_scored(view, of: _Scoring, params, beside=()):
-  """Log-probs under the policy, and scores of the reward model."""
+def _rows_of(view, of: _Scoring):
+  """Prompts, tokens and mask."""
   layout, shape = view.setting.layout, jax.ShapeDtypeStruct
   text = (of.rows, layout.completion_tokens)
-  batch = programs.rows(
-    view,
-    (
-      loader.prompt_shapes(layout, of.rows),
-      shape(text, jnp.int32),
-      shape(text, bool),
-    ),
+  batch = (
+    loader.prompt_shapes(layout, of.rows),
+    shape(text, jnp.int32),
+    shape(text, bool),
   )
+  return programs.rows(view, batch)
+
+
+def _token_logp(view, of: _Scoring, beside, calls: int) -> Program:
+  """Of the reference, and of the weights that the sampler has rounded."""
+  batch, temperature = _rows_of(view, of), view.e.policy.temperature
+  return Program(
+    of.stage,
+    "log-probs",
+    make_token_logp(view.setting, of.samples, of.micro_batch, temperature),
+    lambda: (view.params, *batch),
+    {},
+    beside,
+    _scoring_work(view, of, True),
+    calls,
+    0,
+    of.settings,
+  )
+
+
+def _rows_scored(view, of: _Scoring, params, beside=()):
+  """Log-probs under the policy, and scores of the reward model."""
+  batch = _rows_of(view, of)
   cut = (view.setting, of.samples, of.micro_batch)
   if params is not None:
     yield Program(
@@ -341,23 +367,29 @@ def _policy(view) -> Iterator[Program]:
     config.temperature,
     config.schedule,
     config.decode_weights,
+    config.cache,
+    config.top_k,
+    config.top_p,
   )
   idle = state._replace(params=())
-  yield from samplers.of_call(view, asked, view.params, (idle, _reward(view)))
+  reference = state.params if config.needs_reference else ()
+  others = reference, _reward(view)
+  yield from samplers.of_call(view, asked, view.params, (idle, others))
   trajectories: Trajectories = programs.rows(view, rolled)
+  # The rest of them is among what a program is given.
+  more = trajectories._replace(prompts=(), tokens=(), mask=())
+  scoring_of = _Scoring(
+    "policy",
+    config.rows,
+    config.samples_per_prompt,
+    config.micro_batch,
+    "config.policy.micro_batch, config.mesh.tensor",
+  )
   if config.learned:
-    yield from _rows_scored(
-      view,
-      _Scoring(
-        "policy",
-        config.rows,
-        config.samples_per_prompt,
-        config.micro_batch,
-        "config.policy.micro_batch, config.mesh.tensor",
-      ),
-      None,
-      (state, frozen, trajectories),
-    )
+    beside = state, frozen, reference, more
+    yield from _rows_scored(view, scoring_of, None, beside)
+  if calls := config.needs_reference + config.needs_trainer:
+    yield _token_logp(view, scoring_of, (idle, others, more), calls)
   yield Program(
     "policy",
     "train step",
@@ -366,7 +398,7 @@ def _policy(view) -> Iterator[Program]:
     ),
     lambda: (state, frozen, trajectories),
     {},
-    _reward(view),
+    others,
     _training_work(
       view,
       config.rows,
