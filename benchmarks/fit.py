@@ -70,7 +70,7 @@ def make_mesh(e: Experiment, kind: str, shape: str) -> Mesh:
 
 
 _HEAD = (
-  f"{'stage':16}{'program':14}{'fits':>5}{'args':>8}{'temp':>8}{'beside':>8}"
+  f"{'stage':20}{'program':14}{'fits':>5}{'args':>8}{'temp':>8}{'beside':>8}"
   f"{'GiB':>8}{'TFLOP':>11}{'TB':>9}{'s a call':>10} {'bound':8}{'calls':>7}"
 )
 
@@ -81,7 +81,7 @@ def show(found: dict[str, Any]) -> None:
     found[f"{n}_bytes"] / GIB for n in ("arguments", "temporary", "beside")
   ]
   print(
-    f"{found['stage']:16}{found['program']:14}"
+    f"{found['stage']:20}{found['program']:14}"
     f"{'yes' if found['fits'] else 'NO':>5}"
     + "".join(f"{x:8.2f}" for x in (*gib, sum(gib)))
     + f"{found['flops'] / 1e12:11.1f}{found['bytes'] / 1e12:9.2f}"
@@ -96,22 +96,22 @@ def show(found: dict[str, Any]) -> None:
 
 
 def show_steps(all_found: list[dict[str, Any]], whole: bool) -> None:
-  """Of a step of each stage, seconds and tokens a second and chip.
+  """What a step of each stage takes, and tokens a second and chip.
 
   Args:
     all_found: of the programs.
     whole: whether they are all that a step runs.
   """
+  of = "a step, where pairs are made or questions asked a batch of these"
+  print(f"Of {of}" + ("" if whole else ", the programs above alone") + ":")
   for stage in dict.fromkeys(f["stage"] for f in all_found):
     parts = [f for f in all_found if f["stage"] == stage]
     seconds = sum(f["calls"] * f["seconds"] for f in parts)
     tokens = max(f["tokens"] for f in parts)
     if seconds and tokens:
       rate = tokens / seconds / parts[0]["chips"]
-      print(
-        f"{stage}, {'a step' if whole else 'what of a step is above'}: at "
-        f"least {seconds:.1f} s, at most {rate:.0f} tokens/s a chip"
-      )
+      told = f"{seconds:.1f} s or more, {rate:.0f} tokens/s a chip or fewer"
+      print(f"  {stage}: {told}")
 
 
 def write(found: dict[str, Any], path: str) -> None:
@@ -195,7 +195,8 @@ def main(_: list[str]) -> None:
       all_found = list(fits(e, kind, shape))
   except InputError as error:
     sys.exit(f"error: {error}")
-  show_steps(all_found, whole=not _ONLY.value)
+  if any(found["tokens"] for found in all_found):
+    show_steps(all_found, whole=not _ONLY.value)
   if _SEARCH.value:
     slices = [found["topology"] for found in all_found[:1]]
     print("smallest slice:", *slices or ["none fits"])

@@ -64,8 +64,8 @@ def of_run(e: Experiment, mesh: Mesh, answer_tokens: int) -> Iterator[Program]:
   view = View(e, setting, params, reward, answer_tokens)
   stages = {
     "assemble": _assemble,
-    "sft": lambda v: _sft(v, "sft", v.e.sft),
-    "cold_start": lambda v: _sft(v, "cold_start", v.e.cold_start),
+    "sft": lambda v: _sft(v, "sft", v.e.sft, "sft"),
+    "cold_start": lambda v: _sft(v, "cold_start", v.e.cold_start, "cold_start"),
     "reward_model": _reward_model,
     "preference": _preference,
     "policy": _policy,
@@ -133,15 +133,18 @@ def _scoring_work(view, of, scored: bool) -> Work:
 def _assemble(view) -> Iterator[Program]:
   a = view.e.assemble
   # The reasoner waits beside the model that the projector is aligned with.
-  yield from _sft(view, "assemble", a.align, beside=view.params)
+  yield from _sft(view, "assemble", a.align, "assemble.align", view.params)
   if a.text:
     text = dataclasses.replace(view.setting.layout, pictures=None)
     setting = dataclasses.replace(view.setting, layout=text)
     without = view._replace(setting=setting)
-    yield from _sft(without, "assemble", a.text, "text", view.params)
+    yield from _sft(
+      without, "assemble text", a.text, "assemble.text", view.params
+    )
 
 
-def _sft(view, stage, config, name="train step", beside=()):
+def _sft(view, stage, config, path, beside=()):
+  """The training of a stage whose settings stand under `path`."""
   layout = view.setting.layout
   optimizer, state, places, frozen = _prepared(
     view, config.optimizer, view.params, config.steps
@@ -154,7 +157,7 @@ def _sft(view, stage, config, name="train step", beside=()):
   )
   yield Program(
     stage,
-    name,
+    "train step",
     sft.make_update(view.setting, config, optimizer, places),
     lambda: (state, frozen, programs.rows(view, batch)),
     {},
@@ -164,7 +167,7 @@ def _sft(view, stage, config, name="train step", beside=()):
     ),
     1,
     config.batch * view.length,
-    f"config.{stage}.micro_batch, config.mesh.tensor, config.data."
+    f"config.{path}.micro_batch, config.mesh.tensor, config.data."
     "completion_tokens",
   )
 
@@ -341,8 +344,9 @@ def _evaluation(view) -> Iterator[Program]:
     c.micro_batch,
     "config.evaluation.micro_batch, config.mesh.tensor",
   )
-  # How likely the answers are without their pictures.
-  yield from list(_rows_scored(view, of, view.params))[:1]
+  # How likely answers are without their pictures, once and not for each batch.
+  logp = next(_rows_scored(view, of, view.params))
+  yield logp._replace(calls=0)
 
 
 def _policy(view) -> Iterator[Program]:
