@@ -98,7 +98,7 @@ class Step(NamedTuple):
 
   case: Case
   micro_batch: int
-  bounds: int = 1
+  micro_tokens: int = 0
 
 
 def steps(size: str) -> Iterator[Step]:
@@ -113,7 +113,9 @@ def steps(size: str) -> Iterator[Step]:
     tail = Case("long tail, 1 length", *shape, lengths="long tail")
   micro_batch = 4 if size == "tiny" else 2
   yield Step(tail, micro_batch)
-  yield Step(tail._replace(name="long tail, 4 lengths"), micro_batch, bounds=4)
+  yield Step(
+    tail._replace(name="long tail, 4 lengths"), micro_batch, micro_tokens=0
+  )
 
 
 def of_case(config: ModelConfig, case: Case) -> ModelConfig:
@@ -131,7 +133,7 @@ class Ours:
       prompts_per_step=step.case.prompts,
       samples_per_prompt=step.case.samples,
       micro_batch=step.micro_batch,
-      bounds=step.bounds,
+      micro_tokens=step.micro_tokens,
       algorithm={"name": "grpo"},
       optimizer=OptimizerConfig(moments=size.moments),
     )

@@ -219,6 +219,8 @@ def check(e: Experiment, shards: int) -> None:
   for name, count in _counts(e).items():
     if count < 1:
       raise InputError(f"{name} is {count}; it must be at least 1")
+  for name, room, completions in _rooms(e):
+    _check_room(e, name, room, completions)
   rewards(e)
   if "assemble" in e.stages:
     _check_assemble(e)
@@ -234,6 +236,39 @@ def check(e: Experiment, shards: int) -> None:
   if "policy" in e.stages:
     _check_policy(e)
     _check_learned(e)
+
+
+def _rooms(e: Experiment) -> Iterator[tuple[str, int, int]]:
+  """(name, tokens, completions of a row) of all that counts tokens."""
+  for name in e.stages:
+    if name in ("sft", "cold_start", "policy"):
+      yield f"config.{name}", getattr(e, name).micro_tokens, 1
+    if name in ("reward_model", "preference"):
+      config = getattr(e, name)
+      yield f"config.{name}", config.micro_tokens, 2
+      yield f"config.{name}.collect", config.collect.micro_tokens, 1
+  if "assemble" in e.stages:
+    yield "config.assemble.align", e.assemble.align.micro_tokens, 1
+    if e.assemble.text:
+      yield "config.assemble.text", e.assemble.text.micro_tokens, 1
+
+
+def _check_room(e: Experiment, name: str, room: int, completions: int) -> None:
+  """Whether the longest row fits, and each is on one device."""
+  prompt, answer = e.data.prompt_tokens, e.data.completion_tokens
+  if not room:
+    return
+  if room < prompt + completions * answer:
+    raise InputError(
+      f"{name}.micro_tokens is {room} and one row can have {prompt} prompt_"
+      f"tokens + {completions} * {answer} completion_tokens; raise it to "
+      f"{prompt + completions * answer}, or set it to 0"
+    )
+  if e.mesh.sequence != 1:
+    raise InputError(
+      f"{name}.micro_tokens packs rows, and config.mesh.sequence is "
+      f"{e.mesh.sequence}, which cuts them; set one of them to its default"
+    )
 
 
 def _check_unscored(e: Experiment) -> None:
@@ -377,13 +412,14 @@ def _divisions(
       yield f"{where}.prompts", c.prompts, "its batch", c.prompts_per_step
       yield f"{where}.prompts_per_step", c.prompts_per_step, cut, shards
       rows = c.prompts_per_step * c.samples_per_prompt // shards
-      yield (
-        f"the rows of one shard, {c.prompts_per_step} prompts_per_step * "
-        f"{c.samples_per_prompt} samples_per_prompt / {shards} shards",
-        rows,
-        f"{where}.micro_batch",
-        min(c.micro_batch, rows),
-      )
+      if not c.micro_tokens:
+        yield (
+          f"the rows of one shard, {c.prompts_per_step} prompts_per_step * "
+          f"{c.samples_per_prompt} samples_per_prompt / {shards} shards",
+          rows,
+          f"{where}.micro_batch",
+          min(c.micro_batch, rows),
+        )
   if "assemble" in e.stages:
     parts = {"text": e.assemble.text, "align": e.assemble.align}
     for name, part in parts.items():
@@ -407,12 +443,13 @@ def _divisions(
       yield f"the rows of one shard, {rows}", p.rows // shards, updates, several
       rows += f" / {several} updates_per_rollout"
     size = p.rows // shards // max(several, 1)
-    yield (
-      f"the rows of one shard, {rows}",
-      size,
-      "config.policy.micro_batch",
-      min(p.micro_batch, size),
-    )
+    if not p.micro_tokens:
+      yield (
+        f"the rows of one shard, {rows}",
+        size,
+        "config.policy.micro_batch",
+        min(p.micro_batch, size),
+      )
     yield "config.policy.algorithm.capacity", capacity, cut, shards
     if p.pool:
       asked = "config.policy.prompts_per_step"
@@ -426,30 +463,26 @@ def _batch_divisions(
   rows = config.batch // shards
   cut = f"the {shards} row shards of config.mesh"
   yield f"config.{name}.batch", config.batch, cut, shards
-  yield (
-    f"the rows of one shard, {config.batch} {name}.batch / {shards} shards",
-    rows,
-    f"config.{name}.micro_batch",
-    min(config.micro_batch, rows),
-  )
+  if not config.micro_tokens:
+    yield (
+      f"the rows of one shard, {config.batch} {name}.batch / {shards} shards",
+      rows,
+      f"config.{name}.micro_batch",
+      min(config.micro_batch, rows),
+    )
 
 
 def _counts(e: Experiment) -> dict[str, int]:
   """All that is counted, and not by zero."""
   return {
     "config.sft.steps": e.sft.steps,
-    "config.sft.bounds": e.sft.bounds,
     "config.reward_model.steps": e.reward_model.steps,
-    "config.reward_model.bounds": e.reward_model.bounds,
     "config.preference.steps": e.preference.steps,
-    "config.preference.bounds": e.preference.bounds,
     "config.preference.rounds": e.preference.rounds,
     "config.difficulty.questions": e.difficulty.questions,
     "config.difficulty.attempts": e.difficulty.attempts,
     "config.cold_start.steps": e.cold_start.steps,
-    "config.cold_start.bounds": e.cold_start.bounds,
     "config.policy.steps": e.policy.steps,
-    "config.policy.bounds": e.policy.bounds,
     "config.policy.updates_per_rollout": e.policy.updates_per_rollout,
     "config.policy.samples_every": e.policy.samples_every,
     "config.loop.save_every": e.loop.save_every,

@@ -142,7 +142,6 @@ def test_a_demo_fits_unchanged_on_one_to_sixteen_shards(name, variant):
   [
     {"sft": SftConfig(steps=0)},
     {"policy": PolicyConfig(samples_every=0)},
-    {"policy": PolicyConfig(bounds=0)},
     {"loop": LoopConfig(save_every=0)},
   ],
 )

@@ -51,8 +51,9 @@ class PreferenceConfig:
     steps: updates of a round.
     batch: pairs an update.
     micro_batch: pairs a device sees at once, at most.
-    bounds: lengths that answers are cut to, in equal steps up to T, see
-      `train.lengths`; each is compiled.
+    micro_tokens: tokens a device sees at once, at most, padding not counted
+      and the prompt of neighbours once, see `train.packing`; 0 counts rows
+      alone.
     beta, weights: of `losses.preference.mpo`.
     optimizer: see `OptimizerConfig`.
   """
@@ -64,7 +65,7 @@ class PreferenceConfig:
   steps: int = 50
   batch: int = 64
   micro_batch: int = 32
-  bounds: int = 1
+  micro_tokens: int = 0
   beta: float = 0.1
   weights: tuple[float, float, float] = (0.8, 0.2, 1.0)
   optimizer: OptimizerConfig = OptimizerConfig()
@@ -203,8 +204,10 @@ def _update(setting, config, optimizer, shift, state, frozen, batch):
       mask,
       image_token=setting.image_token,
       samples_per_prompt=2,
+      room=config.micro_tokens,
     )
     logp = jnp.sum(jnp.where(mask, logp, 0), axis=1).reshape(-1, 2)
+    there = jnp.any(rows.mask, axis=(1, 2))
     loss, metrics = losses.preference.mpo(
       *logp.T,
       *rows.reference_logp.T,
@@ -212,11 +215,12 @@ def _update(setting, config, optimizer, shift, state, frozen, batch):
       state.algorithm.mean,
       beta=config.beta,
       weights=config.weights,
+      present=there,
     )
-    return loss, jnp.float32(logp.shape[0]), metrics
+    return loss, jnp.sum(there, dtype=jnp.float32), metrics
 
   gradient, loss, metrics = accumulate_gradients(
-    loss_fn, state.params, batch, config.micro_batch, config.bounds
+    loss_fn, state.params, batch, config.micro_batch, config.micro_tokens
   )
   rewards = jnp.stack([metrics["reward_chosen"], metrics["reward_rejected"]])
   _, memory = shift.update(rewards, state.algorithm)

@@ -48,8 +48,9 @@ class RewardModelConfig:
     steps: updates of a data stage.
     batch: pairs an update.
     micro_batch: pairs a device sees at once, at most.
-    bounds: lengths that answers are cut to, in equal steps up to T, see
-      `train.lengths`; each is compiled.
+    micro_tokens: tokens a device sees at once, at most, padding not counted
+      and the prompt of neighbours once, see `train.packing`; 0 counts rows
+      alone.
     second_rate: learning rate of the second data stage over the first's; the
       paper has 1e-5 and 1e-6.
     optimizer: of the first data stage.
@@ -60,7 +61,7 @@ class RewardModelConfig:
   steps: int = 100
   batch: int = 64
   micro_batch: int = 32
-  bounds: int = 1
+  micro_tokens: int = 0
   second_rate: float = 0.1
   optimizer: OptimizerConfig = OptimizerConfig(trainable="(?!vision/).*")
 
@@ -168,14 +169,16 @@ def make_update(setting: Setting, config: RewardModelConfig, optimizer, layout):
       *flatten_pairs(rows),
       image_token=setting.image_token,
       samples_per_prompt=2,
+      room=config.micro_tokens,
     )
     chosen, rejected = scores.reshape(-1, 2).T
+    there = jnp.any(rows.mask, axis=(1, 2))
     loss, metrics = losses.reward_model.mean_without_ties(
-      chosen, rejected, jnp.zeros(chosen.shape, bool)
+      chosen, rejected, ~there
     )
-    return loss, jnp.float32(chosen.shape[0]), metrics
+    return loss, jnp.sum(there, dtype=jnp.float32), metrics
 
-  sizes = config.micro_batch, layout, config.bounds
+  sizes = config.micro_batch, layout, config.micro_tokens
   return make_train_step(loss_fn, optimizer, *sizes)
 
 

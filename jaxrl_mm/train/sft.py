@@ -28,15 +28,16 @@ class SftConfig:
     steps: updates.
     batch: demonstrations an update.
     micro_batch: rows a device sees at once, at most.
-    bounds: lengths that answers are cut to, in equal steps up to T, see
-      `train.lengths`; each is compiled.
+    micro_tokens: tokens a device sees at once, at most, padding not counted
+      and the prompt of neighbours once, see `train.packing`; 0 counts rows
+      alone.
     optimizer: see `OptimizerConfig`.
   """
 
   steps: int = 500
   batch: int = 64
   micro_batch: int = 8
-  bounds: int = 1
+  micro_tokens: int = 0
   optimizer: OptimizerConfig = OptimizerConfig()
 
 
@@ -102,10 +103,11 @@ def make_update(setting: Setting, config: SftConfig, optimizer, layout):
       rows.tokens,
       rows.mask,
       image_token=setting.image_token,
+      room=config.micro_tokens,
     )
     tokens = jnp.sum(rows.mask).astype(jnp.float32)
     metrics = {"entropy": masked.mean(entropy, rows.mask)}
     return losses.supervised.cross_entropy(logp, rows.mask), tokens, metrics
 
-  sizes = config.micro_batch, layout, config.bounds
+  sizes = config.micro_batch, layout, config.micro_tokens
   return make_train_step(loss_fn, optimizer, *sizes)
