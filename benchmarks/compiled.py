@@ -87,7 +87,7 @@ def _compiled(compiled: jax.stages.Compiled, given: Fit) -> Fit:
     # Those it never reads are not counted there, and lie on the chip too.
     arguments=max(m.argument_size_in_bytes, given.arguments),
     temporary=own + m.generated_code_size_in_bytes,
-    collectives=hlo.collectives(compiled.as_text()),
+    collectives=hlo.collectives(compiled.as_text(), given.program.rounds),
   )
 
 

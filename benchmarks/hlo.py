@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -34,12 +34,13 @@ class Collective(NamedTuple):
   bytes: int
 
 
-def collectives(text: str) -> dict[str, Collective]:
+def collectives(text: str, rounds: int = 1) -> dict[str, Collective]:
   """Of a compiled program: loops as often as they are known to run, and of the
   branches of a conditional the one that moves most.
 
   Args:
     text: of the compiled module, for one device.
+    rounds: of a loop whose end is not in the text.
   """
   bodies, entry = _computations(text)
 
@@ -48,7 +49,7 @@ def collectives(text: str) -> dict[str, Collective]:
     total = Counter()
     for line in bodies.get(name, ()):
       total += _of_line(line)
-      for others, times in _called(bodies, line):
+      for others, times in _called(bodies, line, rounds):
         most = max((within(other) for other in others), key=_moved)
         total += Counter({key: n * times for key, n in most.items()})
     return total
@@ -89,28 +90,27 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _called(
-  bodies: dict[str, list[str]], line: str
+  bodies: dict[str, list[str]], line: str, rounds: int
 ) -> Iterator[tuple[list[str], int]]:
   """(computations of which an operation runs one, how often)."""
   if branches := _BRANCHES.search(line):
     listed = branches[1] or f"{branches[2]}, {branches[3]}"
     yield listed.replace("%", "").split(", "), 1
-  rounds = _rounds(bodies, line)
+  if condition := _WHILE.search(line):
+    rounds = _bound(bodies.get(condition[1], ())) or rounds
   for name in _CALL.findall(line):
-    yield [name], rounds
+    yield [name], rounds if condition else 1
 
 
-def _rounds(bodies: dict[str, list[str]], line: str) -> int:
-  """How often a loop runs at most: the constant its counter is held against."""
-  condition = _WHILE.search(line)
-  lines = bodies.get(condition[1], ()) if condition else ()
-  bounds = dict(found for text in lines for found in _BOUND.findall(text))
-  for text in lines:
-    if "direction=LT" in text:
+def _bound(condition: Sequence[str]) -> int:
+  """The constant that a loop's counter is held against; 0 if there is none."""
+  bounds = dict(found for line in condition for found in _BOUND.findall(line))
+  for line in condition:
+    if "direction=LT" in line:
       for name, bound in bounds.items():
-        if f"%{name})" in text:
+        if f"%{name})" in line:
           return int(bound)
-  return 1
+  return 0
 
 
 def _result_bytes(shapes: str, op: str) -> int:

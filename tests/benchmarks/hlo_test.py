@@ -43,6 +43,13 @@ def test_collectives_count_the_rounds_of_a_loop():
   }
 
 
+def test_a_loop_whose_end_the_data_decide():
+  open_end = TEXT.replace("%bound = s32[]{:T(128)} constant(64)", "")
+  found = hlo.collectives(open_end, rounds=3)
+  assert found["all-reduce"] == (3, 3 * 5 * 4)
+  assert found["all-gather"].times == 3 + 2
+
+
 BRANCHES = """%short (p.0: bf16[8,4]) -> bf16[8,4] {
   %p.0 = bf16[8,4]{1,0} parameter(0)
   ROOT %r = bf16[8,4]{1,0} all-reduce(%p.0), to_apply=%sum
