@@ -38,6 +38,24 @@ def test_nothing_is_trained_before_the_parts_are_put_together():
     run.check_stages(late)
 
 
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    ({"policy": PolicyConfig(micro_batch=5)}, r"micro_batch \(5\)"),
+    (
+      {"data": DataConfig(demonstrations="nowhere.jsonl")},
+      "cannot read the data file nowhere",
+    ),
+  ],
+)
+def test_a_mistake_is_found_before_the_first_stage(
+  change, message, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(weights, "initial", lambda *_: pytest.fail("too late"))
+  with pytest.raises(InputError, match=message):
+    run.run(dataclasses.replace(DEMO, **change), tmp_path)
+
+
 @pytest.fixture
 def pictures(tmp_path):
   """Questions about pictures of odd sizes, as JSON lines."""
