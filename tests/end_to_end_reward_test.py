@@ -77,7 +77,7 @@ def endpoint(serve):
 
 
 @pytest.fixture(scope="module")
-def whole(endpoint, tmp_path_factory, quick_compile):
+def whole(endpoint, tmp_path_factory, quick_compile, unchecked):
   folder = tmp_path_factory.mktemp("runs") / "whole"
   return folder, run.run(_small(endpoint.url), folder)
 
