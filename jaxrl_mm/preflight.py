@@ -341,17 +341,19 @@ def check_disk(
     e: the experiment.
     workdir: folder of the run.
     params: weights or shapes; a stage saves those it trains, with two moments
-      each, and the policy stage the replay buffer.
+      each, and the policy stage the replay buffer. An old checkpoint goes when
+      a new one is whole, so while it is written there is one more.
     done: stages that will not save again.
   """
-  need = 0
+  sizes = [0]
   for name in e.stages:
     memory = _bytes(_memory(e)) if name == "policy" else 0
     for optimizer, _ in experiment.trainings(e, name).values():
       trained, _ = split_trainable(optimizer, params)
       moments = sum(8 * x.size for x in jax.tree.leaves(trained))
       size = _bytes(trained) + moments + memory
-      need += 0 if name in done else e.loop.keep * size
+      sizes += [] if name in done else [size]
+  need = e.loop.keep * sum(sizes) + max(sizes)
   free = shutil.disk_usage(workdir).free
   if free < need:
     raise InputError(

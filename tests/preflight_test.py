@@ -147,22 +147,26 @@ def test_a_disk_without_room_for_the_checkpoints(tmp_path, monkeypatch):
   plain = PolicyConfig(algorithm={"name": "grpo"})
   e = dataclasses.replace(DEMO, policy=plain)
   check = lambda done: preflight.check_disk(e, tmp_path, weights, done)
-  # 12 bytes a weight with its moments, 2 stages, 2 checkpoints of each.
-  free(12_000_000)
+  # 12 bytes a weight with its moments, 2 stages, 2 checkpoints of each, and the
+  # one that is being written.
+  free(15_000_000)
   check(())
-  free(11_999_999)
+  free(14_999_999)
   with pytest.raises(InputError, match="about 0.0 GB.*lower config.loop.keep"):
     check(())
+  free(9_000_000)
   check(("sft",))
+  free(0)
+  check(("sft", "policy"))
 
 
 def test_a_replay_buffer_needs_room_in_the_checkpoints(tmp_path, monkeypatch):
   buffered = PolicyConfig(algorithm={"name": "r1v2", "capacity": 1000})
   e = dataclasses.replace(DEMO, stages=("policy",), policy=buffered)
   weights = {"decoder": {"up": jnp.zeros(1)}}
-  # Of the 1,000 rows of each of two checkpoints the pictures alone: 8 x 8 of
+  # Of the 1,000 rows of each of three checkpoints the pictures alone: 8 x 8 of
   # three colours, three tiles and the thumbnail.
-  pictures = 2 * 1000 * 4 * 8 * 8 * 3
+  pictures = 3 * 1000 * 4 * 8 * 8 * 3
   disk = SimpleNamespace(free=pictures)
   monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: disk)
   with pytest.raises(InputError, match="lower config.loop.keep"):

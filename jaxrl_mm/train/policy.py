@@ -323,7 +323,9 @@ def _collect(setting, config, draw, params, batch, batches, key):
   return rolled, told | {
     "sample_seconds": rolled.sample_seconds,
     "reward_seconds": rolled.reward_seconds,
-    "grader_failures": sum(rolled.scores.failures.values()),
+    "grader_failures": sharding.sum_over_processes(
+      float(sum(rolled.scores.failures.values()))
+    ),
   }
 
 
