@@ -525,7 +525,13 @@ def _update(
   mixed, memory = algorithm.transform.update(trajectories, memory)
   mixed = sharding.constrain_rows(mixed)
   rows = mixed.group.shape[0]
-  replayed = optax.tree.get(memory, "replayed", jnp.zeros(rows, bool))
+  replayed = optax.tree.get(memory, "replayed")
+  if replayed is None:
+    replayed = jnp.zeros(rows, bool)
+  elif config.micro_tokens:
+    # Replayed rows with the same prompt come together, to run it once.
+    order = jnp.argsort(mixed.group, stable=True)
+    mixed, replayed = sharding.gather_rows((mixed, replayed), order)
 
   def loss_fn(trained, batch):
     t, replayed = batch
