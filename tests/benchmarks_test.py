@@ -16,7 +16,7 @@ from jaxrl_mm import preflight
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-def test_losses(tmp_path, monkeypatch, capsys):
+def test_losses(tmp_path, monkeypatch, capsys, quick_compile):
   sizes = "--rows 16 --tokens 8 --capacity 32 --replay_tokens 4 --repeats 1"
   file = tmp_path / "losses.jsonl"
   arguments = ["losses.py", *sizes.split(), "--json", str(file)]
