@@ -52,7 +52,10 @@ def get_config():
       ),
       reward_model=RewardModelConfig(
         collect=CollectConfig(
-          prompts=98_304, prompts_per_step=128, samples_per_prompt=8
+          prompts=98_304,
+          prompts_per_step=128,
+          samples_per_prompt=8,
+          micro_batch=8,
         ),
         steps=512,
         batch=256,
