@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Int8
 
 from jaxrl_mm import sharding
-from jaxrl_mm.models import flash
+from jaxrl_mm.models import flash, packed
+from jaxrl_mm.models.packed import Packing
 
 LOWEST = jnp.finfo(jnp.float32).min
 
@@ -79,7 +80,7 @@ class Causal(NamedTuple):
   real: Bool[Array, "B T"]
 
 
-Mask = Bool[Array, "#B T S"] | Causal
+Mask = Bool[Array, "#B T S"] | Causal | Packing
 
 
 def full(
@@ -93,8 +94,12 @@ def full(
   By the best kernel of the platform that the program is compiled for: splash
   attention on TPUs for `Causal` masks, cuDNN on NVIDIA where it takes the
   shapes and the mesh does not cut the queries, else plain XLA. A query that may
-  attend to nothing gets something finite, never NaN.
+  attend to nothing gets something finite, never NaN. With a `Packing`, q, k and
+  v are streams, and each of their tokens attends as in its row.
   """
+  if isinstance(mask, Packing):
+    rows = (packed.unpack(x, mask) for x in (q, k, v))
+    return packed.pack(full(*rows, Causal(mask.real)), mask)
   if not isinstance(mask, Causal):
     return _fused(q, k, v, None if mask is None else mask[:, None])
   uncut = sharding.length_shards() == 1
