@@ -184,7 +184,8 @@ class Ours:
     ones = np.ones(len(rolled.tokens), int)
     key = jax.random.key(0)
     first = lambda: self._sample(params, prompts, key, limits=ones)
-    shared = self.case.samples, self._policy.micro_batch
+    at_once = self._policy.micro_batch, self._policy.micro_tokens
+    shared = self.case.samples, *at_once
     score = make_logp(self._setting, *shared)
     rows = rolled.prompts, rolled.tokens, rolled.mask
     parts = {

@@ -11,7 +11,7 @@ import jax
 import pytest
 from PIL import Image
 
-from jaxrl_mm import experiment
+from jaxrl_mm import preflight
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -116,7 +116,7 @@ def ablations(monkeypatch):
 def test_ablations_start_from_stages_that_are_finished(ablations):
   every = ablations.variants(seed=3)
   for name, (e, base) in every.items():
-    experiment.check(e, shards=2)
+    preflight.check_config(e, shards=2)
     assert e.seed == 3
     if base:
       before = every[base].experiment

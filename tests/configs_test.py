@@ -7,7 +7,7 @@ import jax
 import pytest
 from jax.sharding import AbstractMesh, AxisType
 
-from jaxrl_mm import experiment, run
+from jaxrl_mm import experiment, inputs, preflight, run
 from jaxrl_mm.models import lora, vlm
 from jaxrl_mm.models.param_axes import param_shardings
 from jaxrl_mm.train.collect import scoring
@@ -32,7 +32,7 @@ def test_a_config_divides_and_places_every_weight(path):
   sizes = [rest if n == -1 else n for n in sizes]
   assert sizes[0] * sizes[1] * sizes[2] == DEVICES[path.stem]
   run.check_stages(e)
-  experiment.check(e, sizes[0] * sizes[1])
+  preflight.check_config(e, sizes[0] * sizes[1])
 
   def params(key):
     whole = vlm.init(scoring(e.model), key)
@@ -43,6 +43,6 @@ def test_a_config_divides_and_places_every_weight(path):
   mesh = AbstractMesh(tuple(sizes), names, axis_types=(AxisType.Auto,) * 3)
   shardings = param_shardings(mesh, shapes)
   jax.tree.map(lambda s, x: s.shard_shape(x.shape), shardings, shapes)
-  run.check_optimizers(e, shapes)
-  pictures = run.make_layout(e).pictures
+  preflight.check_optimizers(e, shapes)
+  pictures = inputs.make_layout(e).pictures
   assert (pictures is None) == (e.model.vision is None)
