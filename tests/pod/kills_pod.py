@@ -48,7 +48,7 @@ def compare(folder, run):
   for _ in range(KILLS):
     process = start(run, folder / "killed")
     wait_for_a_step(folder / "killed", process)
-    time.sleep(rng.uniform(0, 0.2))
+    time.sleep(rng.uniform(0, 0.1))
     process.kill()
     process.join()
     assert process.exitcode == -9, "it ended before it was killed"

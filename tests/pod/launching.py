@@ -45,7 +45,7 @@ def start(folder, variant, processes, devices, *flags) -> subprocess.Popen:
 
 def train(folder):
   """What `python -m jaxrl_mm.main` does, on one device with many saves."""
-  flags = "loop.save_every=1", "sft.steps=20", "policy.steps=20"
+  flags = "loop.save_every=1", "sft.steps=25", "policy.steps=25"
   flags += "mesh.data=1", "mesh.fsdp=1", "mesh.tensor=1"
   config = f"--config={ROOT}/tests/pod/tiny.py:short"
   given = [f"--config.{flag}" for flag in flags]

@@ -14,7 +14,7 @@ from jaxrl_mm.structs import Trajectories
 from jaxrl_mm.train.loop import LoopConfig, init_state, run_stage
 from jaxrl_mm.train.step import apply_gradient
 
-STEPS, ROWS, WEIGHTS = 200, 8, 1 << 20
+STEPS, ROWS, WEIGHTS = 100, 8, 1 << 20
 OPTIMIZER = make_optimizer(OptimizerConfig(learning_rate=1e-2), STEPS)
 BUFFER = algorithms.selective_sample_buffer(16)
 
