@@ -37,21 +37,24 @@ def decoder_weights(d: DecoderConfig) -> int:
   return d.layers * (attention + 3 * d.width * d.mlp)
 
 
-def decoder_pass(m: ModelConfig, rows: int, length: int, reads: int) -> Work:
+def decoder_pass(
+  m: ModelConfig, rows: int, length: int, reads: int, shared: int = 0
+) -> Work:
   """One pass over whole sequences; each token sees those up to itself.
 
   Args:
     m: the model.
     rows, length: of the sequences.
     reads: of the weights: batch shards * micro-batches.
+    shared: tokens, of all rows, that run with those of another row.
   """
-  d = m.decoder
-  pairs = length * (length + 1) / 2
-  flops = 2 * decoder_weights(d) * length
+  d, tokens = m.decoder, rows * length - shared
+  pairs = rows * length * (length + 1) / 2
+  flops = 2 * decoder_weights(d) * tokens
   flops += 4 * d.layers * d.heads * d.head_dim * pairs
-  states = 2 * rows * length * d.layers * d.width * width(m.dtype)
+  states = 2 * tokens * d.layers * d.width * width(m.dtype)
   weights = reads * decoder_weights(d) * width(m.dtype)
-  return Work(rows * flops, states + weights)
+  return Work(flops, states + weights)
 
 
 def head(m: ModelConfig, tokens: int, reads: int) -> Work:

@@ -2,7 +2,9 @@
 
 import math
 import re
-from collections import defaultdict
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
 _KINDS = (
@@ -15,11 +17,11 @@ _KINDS = (
 _BITS = {"pred": 8, "bf16": 16, "f16": 16, "f32": 32, "f64": 64, "s4": 4}
 _SHAPE = re.compile(r"\b(pred|bf16|f16|f32|f64|[su]\d+|f8\w+)\[([\d,]*)\]")
 _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
-_CALL = re.compile(
-  r"(?:body|condition|to_apply|calls|true_computation|false_computation)="
-  r"%?([\w.\-]+)"
+_CALL = re.compile(r"(?:body|condition|to_apply|calls)=%?([\w.\-]+)")
+_BRANCHES = re.compile(
+  r"branch_computations=\{(.*?)\}"
+  r"|true_computation=([^,\s]+), false_computation=([^,\s]+)"
 )
-_BRANCHES = re.compile(r"branch_computations=\{(.*?)\}")
 _WHILE = re.compile(r"condition=%?([\w.\-]+)")
 _BOUND = re.compile(r"%([\w.\-]+) = s32\[\]\S* constant\((\d+)\)")
 _OP = re.compile(r"= (.*?) ([\w\-]+)\(")
@@ -32,30 +34,46 @@ class Collective(NamedTuple):
   bytes: int
 
 
-def collectives(text: str) -> dict[str, Collective]:
-  """Of a compiled program, loops counted as often as they are known to run.
+def collectives(text: str, rounds: int = 1) -> dict[str, Collective]:
+  """Of a compiled program: loops as often as they are known to run, and of the
+  branches of a conditional the one that moves most.
 
   Args:
     text: of the compiled module, for one device.
+    rounds: of a loop whose end is not in the text.
   """
   bodies, entry = _computations(text)
-  found: dict[str, list[int]] = defaultdict(lambda: [0, 0])
 
-  def visit(name: str, times: int) -> None:
+  @cache
+  def within(name: str) -> Counter:
+    total = Counter()
     for line in bodies.get(name, ()):
-      op = _OP.search(line)
-      if op is None:
-        continue
-      kind = op[2].removesuffix("-start")
-      if kind in _KINDS:
-        found[kind][0] += times
-        found[kind][1] += times * _result_bytes(op[1], op[2])
-      rounds = _rounds(bodies, line)
-      for other in _called(line):
-        visit(other, times * rounds)
+      total += _of_line(line)
+      for others, times in _called(bodies, line, rounds):
+        most = max((within(other) for other in others), key=_moved)
+        total += Counter({key: n * times for key, n in most.items()})
+    return total
 
-  visit(entry, 1)
-  return {kind: Collective(*found[kind]) for kind in _KINDS if kind in found}
+  found = within(entry)
+  return {
+    kind: Collective(found[kind, "times"], found[kind, "bytes"])
+    for kind in _KINDS
+    if found[kind, "times"]
+  }
+
+
+def _of_line(line: str) -> Counter:
+  """(kind, "times" or "bytes") of one operation."""
+  op = _OP.search(line)
+  kind = op[2].removesuffix("-start") if op else ""
+  if kind not in _KINDS:
+    return Counter()
+  size = _result_bytes(op[1], op[2])
+  return Counter({(kind, "times"): 1, (kind, "bytes"): size})
+
+
+def _moved(found: Counter) -> int:
+  return sum(n for (_, what), n in found.items() if what == "bytes")
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
@@ -71,24 +89,28 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
   return bodies, entry
 
 
-def _called(line: str) -> list[str]:
-  """The computations that an operation runs."""
-  branches = _BRANCHES.search(line)
-  listed = branches[1].replace("%", "").split(", ") if branches else []
-  return _CALL.findall(line) + listed
+def _called(
+  bodies: dict[str, list[str]], line: str, rounds: int
+) -> Iterator[tuple[list[str], int]]:
+  """(computations of which an operation runs one, how often)."""
+  if branches := _BRANCHES.search(line):
+    listed = branches[1] or f"{branches[2]}, {branches[3]}"
+    yield listed.replace("%", "").split(", "), 1
+  if condition := _WHILE.search(line):
+    rounds = _bound(bodies.get(condition[1], ())) or rounds
+  for name in _CALL.findall(line):
+    yield [name], rounds if condition else 1
 
 
-def _rounds(bodies: dict[str, list[str]], line: str) -> int:
-  """How often a loop runs at most: the constant its counter is held against."""
-  condition = _WHILE.search(line)
-  lines = bodies.get(condition[1], ()) if condition else ()
-  bounds = dict(found for text in lines for found in _BOUND.findall(text))
-  for text in lines:
-    if "direction=LT" in text:
+def _bound(condition: Sequence[str]) -> int:
+  """The constant that a loop's counter is held against; 0 if there is none."""
+  bounds = dict(found for line in condition for found in _BOUND.findall(line))
+  for line in condition:
+    if "direction=LT" in line:
       for name, bound in bounds.items():
-        if f"%{name})" in text:
+        if f"%{name})" in line:
           return int(bound)
-  return 1
+  return 0
 
 
 def _result_bytes(shapes: str, op: str) -> int:

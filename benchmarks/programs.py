@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from benchmarks.arithmetic import Work
 from jaxrl_mm import sharding
+from jaxrl_mm.data.loader import Layout
 from jaxrl_mm.experiment import Experiment
 from jaxrl_mm.models.param_axes import param_shardings
 from jaxrl_mm.train.loop import Setting
@@ -26,6 +27,7 @@ class Program(NamedTuple):
     calls: in one step of the stage; 0 for those that hardly take time.
     tokens: of prompts and answers that the step handles.
     settings: of the config, that make it smaller.
+    rounds: of a loop whose end the data decide, at most.
   """
 
   stage: str
@@ -38,6 +40,7 @@ class Program(NamedTuple):
   calls: float
   tokens: int
   settings: str
+  rounds: int = 1
 
 
 class View(NamedTuple):
@@ -65,6 +68,45 @@ class View(NamedTuple):
   def length(self) -> int:
     layout = self.setting.layout
     return layout.prompt_tokens + layout.completion_tokens
+
+
+class Cut(NamedTuple):
+  """Of a step or a call, what a device takes at once.
+
+  Attributes:
+    rows: of all devices together.
+    samples: neighbours that share a prompt.
+    micro_batch: rows at once, at most.
+    micro_tokens: tokens at once; 0 counts rows alone.
+  """
+
+  rows: int
+  samples: int
+  micro_batch: int
+  micro_tokens: int
+
+  def at_once(self, layout: Layout) -> int:
+    """Rows, where every one is as long as can be."""
+    prompt, answer = layout.prompt_tokens, layout.completion_tokens
+    if not self.micro_tokens:
+      return self.micro_batch
+    groups, rest = divmod(self.micro_tokens, prompt + self.samples * answer)
+    more = max(rest - prompt, 0) // answer
+    return min(self.micro_batch, groups * self.samples + more)
+
+  def prompts(self, layout: Layout) -> int:
+    """That run, and whose pictures are seen."""
+    return self.rows // min(self.samples, self.at_once(layout))
+
+  def shared(self, layout: Layout) -> int:
+    """Tokens of prompts that run for several rows."""
+    if not self.micro_tokens:
+      return 0
+    return (self.rows - self.prompts(layout)) * layout.prompt_tokens
+
+  def rounds(self, view: View) -> int:
+    """Micro-batches of a batch shard."""
+    return -(-self.rows // view.shards // self.at_once(view.setting.layout))
 
 
 def placed(

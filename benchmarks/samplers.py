@@ -24,7 +24,7 @@ _SETTINGS = (
 
 
 class Asked(NamedTuple):
-  """One call of the sampler; `weights` is the form it keeps them in."""
+  """One call of the sampler; `weights` and `cache` are the forms it keeps."""
 
   stage: str
   prompts: int
@@ -32,6 +32,9 @@ class Asked(NamedTuple):
   temperature: float
   schedule: Schedule
   weights: str = "model"
+  cache: str = "model"
+  top_k: int = 0
+  top_p: float = 1.0
 
 
 class _Call(NamedTuple):
@@ -117,6 +120,9 @@ def _make_call(view, asked, params, beside) -> _Call:
     pad_token=0,
     image_token=0,
     temperature=asked.temperature,
+    top_k=asked.top_k,
+    top_p=asked.top_p,
+    cache=asked.cache,
   )
   cut = schedules.sizes(
     asked.schedule,

@@ -11,9 +11,9 @@ from jax.sharding import Mesh
 
 from benchmarks import arithmetic, programs, samplers
 from benchmarks.arithmetic import Work
-from benchmarks.programs import Program, View
+from benchmarks.programs import Cut, Program, View
 from benchmarks.samplers import Asked
-from jaxrl_mm import experiment, losses, pytree, run, weights
+from jaxrl_mm import experiment, inputs, losses, pytree, weights
 from jaxrl_mm.algorithms.calibrate import hold_in_band
 from jaxrl_mm.data import loader, sources
 from jaxrl_mm.data import tokenizer as tok
@@ -26,7 +26,13 @@ from jaxrl_mm.optimizer import (
 from jaxrl_mm.sampling.schedule import Schedule
 from jaxrl_mm.structs import Demonstrations, Pairs, Trajectories
 from jaxrl_mm.train import policy, preference, reward_model, sft
-from jaxrl_mm.train.collect import CollectConfig, make_logp, make_score, scoring
+from jaxrl_mm.train.collect import (
+  CollectConfig,
+  make_logp,
+  make_score,
+  make_token_logp,
+  scoring,
+)
 from jaxrl_mm.train.loop import Setting, plan_state
 
 
@@ -36,7 +42,7 @@ def make_setting(e: Experiment, mesh: Mesh) -> Setting:
     model=e.model,
     tokenizer=tok.build(sources.digits_texts()),
     image_token=0,
-    layout=run.make_layout(e),
+    layout=inputs.make_layout(e),
     mesh=mesh,
     loop=e.loop,
     seed=e.seed,
@@ -58,8 +64,8 @@ def of_run(e: Experiment, mesh: Mesh, answer_tokens: int) -> Iterator[Program]:
   view = View(e, setting, params, reward, answer_tokens)
   stages = {
     "assemble": _assemble,
-    "sft": lambda v: _sft(v, "sft", v.e.sft),
-    "cold_start": lambda v: _sft(v, "cold_start", v.e.cold_start),
+    "sft": lambda v: _sft(v, "sft", v.e.sft, "sft"),
+    "cold_start": lambda v: _sft(v, "cold_start", v.e.cold_start, "cold_start"),
     "reward_model": _reward_model,
     "preference": _preference,
     "policy": _policy,
@@ -85,61 +91,67 @@ def _prepared(view, config: OptimizerConfig, params, steps, algorithm=tuple):
   return optimizer, *_state(view, optimizer, trained, algorithm), frozen
 
 
-def _training_work(
-  view, rows: int, micro_batch: int, samples: int, trained, scored: bool
-) -> Work:
+def _pass(view, cut: Cut) -> tuple[Work, Work]:
+  """Once through the decoder, and through the tower."""
+  m, layout = view.e.model, view.setting.layout
+  reads = view.shards * cut.rounds(view)
+  shared, prompts = cut.shared(layout), cut.prompts(layout)
+  return (
+    arithmetic.decoder_pass(m, cut.rows, view.length, reads, shared),
+    arithmetic.vision_pass(m, layout.pictures, prompts, reads),
+  )
+
+
+def _head(view, cut: Cut) -> Work:
+  """Scores of the vocabulary for every token of the answers."""
+  tokens = cut.rows * view.setting.layout.completion_tokens
+  reads = view.shards * cut.rounds(view)
+  return arithmetic.head(view.e.model, tokens, reads)
+
+
+def _training_work(view, cut: Cut, trained, scored: bool) -> Work:
   """One update: forward, forward again, backward.
 
   Args:
     view: of the run.
-    rows: of the update.
-    micro_batch: rows a shard sees at once.
-    samples: rows that share a picture within a micro-batch.
+    cut: of the update.
     trained: the weights with a gradient.
     scored: whether the vocabulary is scored, not only the last token.
   """
-  m, layout = view.e.model, view.setting.layout
   names = {name.split("/")[0] for name, _ in pytree.named_leaves(trained)}
-  reads = max(rows // micro_batch, view.shards)
-  forward = 1 + (m.remat != "everything_saveable")
-  through = arithmetic.decoder_pass(m, rows, view.length, reads)
-  passes = forward + 1 + bool(names & {"decoder"})
-  total = through * passes
+  forward = 1 + (view.e.model.remat != "everything_saveable")
+  through, seen = _pass(view, cut)
+  total = through * (forward + 1 + bool(names & {"decoder"}))
   if scored:
-    tokens = rows * layout.completion_tokens
-    total += arithmetic.head(m, tokens, reads) * (3 + ("embedder" in names))
-  pictures = rows // min(samples, micro_batch)
-  towers = forward + 2 if "vision" in names else 1
-  seen = arithmetic.vision_pass(m, layout.pictures, pictures, reads)
-  return total + seen * towers
+    total += _head(view, cut) * (3 + ("embedder" in names))
+  return total + seen * (forward + 2 if "vision" in names else 1)
 
 
-def _scoring_work(view, of, scored: bool) -> Work:
-  m, layout = view.e.model, view.setting.layout
-  reads = max(of.rows // of.micro_batch, view.shards)
-  total = arithmetic.decoder_pass(m, of.rows, view.length, reads)
-  if scored:
-    total += arithmetic.head(m, of.rows * layout.completion_tokens, reads)
-  prompts = of.rows // min(of.samples, of.micro_batch)
-  return total + arithmetic.vision_pass(m, layout.pictures, prompts, reads)
+def _scoring_work(view, cut: Cut, scored: bool) -> Work:
+  through, seen = _pass(view, cut)
+  return through + seen + (_head(view, cut) if scored else Work())
 
 
 def _assemble(view) -> Iterator[Program]:
   a = view.e.assemble
   # The reasoner waits beside the model that the projector is aligned with.
-  yield from _sft(view, "assemble", a.align, beside=view.params)
+  yield from _sft(view, "assemble", a.align, "assemble.align", view.params)
   if a.text:
     text = dataclasses.replace(view.setting.layout, pictures=None)
     setting = dataclasses.replace(view.setting, layout=text)
     without = view._replace(setting=setting)
-    yield from _sft(without, "assemble", a.text, "text", view.params)
+    yield from _sft(
+      without, "assemble text", a.text, "assemble.text", view.params
+    )
 
 
-def _sft(view, stage, config, name="train step", beside=()):
+def _sft(view, stage, config, path, beside=()):
+  """The training of a stage whose settings stand under `path`."""
   layout = view.setting.layout
   optimizer, state, places, frozen = _prepared(
     view, config.optimizer, view.params, config.steps
   )
+  cut = Cut(config.batch, 1, config.micro_batch, config.micro_tokens)
   shape, text = jax.ShapeDtypeStruct, (config.batch, layout.completion_tokens)
   batch = Demonstrations(
     loader.prompt_shapes(layout, config.batch),
@@ -148,18 +160,17 @@ def _sft(view, stage, config, name="train step", beside=()):
   )
   yield Program(
     stage,
-    name,
+    "train step",
     sft.make_update(view.setting, config, optimizer, places),
     lambda: (state, frozen, programs.rows(view, batch)),
     {},
     beside,
-    _training_work(
-      view, config.batch, config.micro_batch, 1, state.params, True
-    ),
+    _training_work(view, cut, state.params, True),
     1,
     config.batch * view.length,
-    f"config.{stage}.micro_batch, config.mesh.tensor, config.data."
+    f"config.{path}.micro_batch, config.mesh.tensor, config.data."
     "completion_tokens",
+    cut.rounds(view),
   )
 
 
@@ -181,6 +192,7 @@ def _reward_model(view) -> Iterator[Program]:
   optimizer, state, places, frozen = _prepared(
     view, config.optimizer, view.reward, config.steps
   )
+  cut = Cut(2 * config.batch, 2, 2 * config.micro_batch, config.micro_tokens)
   yield Program(
     "reward_model",
     "train step",
@@ -188,13 +200,12 @@ def _reward_model(view) -> Iterator[Program]:
     lambda: (state, frozen, _pairs(view, config.batch)),
     {},
     view.params,
-    _training_work(
-      view, 2 * config.batch, 2 * config.micro_batch, 2, state.params, False
-    ),
+    _training_work(view, cut, state.params, False),
     1,
     2 * config.batch * view.length,
     "config.reward_model.micro_batch, config.mesh.fsdp, "
     "config.reward_model.optimizer.trainable",
+    cut.rounds(view),
   )
 
 
@@ -205,6 +216,7 @@ def _preference(view) -> Iterator[Program]:
   optimizer, state, places, frozen = _prepared(
     view, config.optimizer, view.params, config.steps, lambda: shift.init(())
   )
+  cut = Cut(2 * config.batch, 2, 2 * config.micro_batch, config.micro_tokens)
   yield Program(
     "preference",
     "train step",
@@ -212,12 +224,11 @@ def _preference(view) -> Iterator[Program]:
     lambda: (state, frozen, _pairs(view, config.batch)),
     {},
     _reward(view),
-    _training_work(
-      view, 2 * config.batch, 2 * config.micro_batch, 2, state.params, True
-    ),
+    _training_work(view, cut, state.params, True),
     1,
     2 * config.batch * view.length,
     "config.preference.micro_batch, config.mesh.tensor",
+    cut.rounds(view),
   )
 
 
@@ -240,9 +251,12 @@ def _collect(view, stage, config: CollectConfig, params) -> Iterator[Program]:
   yield from samplers.of_call(view, asked, params, _reward(view))
   scoring_of = _Scoring(
     pairs,
-    rows,
-    config.samples_per_prompt,
-    config.micro_batch,
+    Cut(
+      rows,
+      config.samples_per_prompt,
+      config.micro_batch,
+      config.micro_tokens,
+    ),
     f"config.{stage}.collect.micro_batch, config.mesh.tensor",
   )
   yield from _rows_scored(view, scoring_of, params)
@@ -252,68 +266,91 @@ class _Scoring(NamedTuple):
   """One call of what scores whole rows."""
 
   stage: str
-  rows: int
-  samples: int
-  micro_batch: int
+  cut: Cut
   settings: str
+
+
+def _rows_of(view, of: _Scoring):
+  """Prompts, tokens and mask."""
+  layout, shape = view.setting.layout, jax.ShapeDtypeStruct
+  text = (of.cut.rows, layout.completion_tokens)
+  batch = (
+    loader.prompt_shapes(layout, of.cut.rows),
+    shape(text, jnp.int32),
+    shape(text, bool),
+  )
+  return programs.rows(view, batch)
+
+
+def _token_logp(view, of: _Scoring, beside, calls: int) -> Program:
+  """Of the reference, and of the weights that the sampler has rounded."""
+  batch, temperature = _rows_of(view, of), view.e.policy.temperature
+  return Program(
+    of.stage,
+    "log-probs",
+    make_token_logp(view.setting, *of.cut[1:], temperature),
+    lambda: (view.params, *batch),
+    {},
+    beside,
+    _scoring_work(view, of.cut, True),
+    calls,
+    0,
+    of.settings,
+    of.cut.rounds(view),
+  )
 
 
 def _rows_scored(view, of: _Scoring, params, beside=()):
   """Log-probs under the policy, and scores of the reward model."""
-  layout, shape = view.setting.layout, jax.ShapeDtypeStruct
-  text = (of.rows, layout.completion_tokens)
-  batch = programs.rows(
-    view,
-    (
-      loader.prompt_shapes(layout, of.rows),
-      shape(text, jnp.int32),
-      shape(text, bool),
-    ),
-  )
-  cut = (view.setting, of.samples, of.micro_batch)
+  batch = _rows_of(view, of)
+  at_once, rounds = of.cut[1:], of.cut.rounds(view)
   if params is not None:
     yield Program(
       of.stage,
       "log-probs",
-      make_logp(*cut),
+      make_logp(view.setting, *at_once),
       lambda: (params, *batch),
       {},
       (beside, _reward(view)),
-      _scoring_work(view, of, True),
+      _scoring_work(view, of.cut, True),
       1,
       0,
       of.settings,
+      rounds,
     )
   if _reward(view):
     yield Program(
       of.stage,
       "reward score",
-      make_score(*cut),
+      make_score(view.setting, *at_once),
       lambda: (view.reward, *batch),
       {},
       (beside, () if params is None else params),
-      _scoring_work(view, of, False),
+      _scoring_work(view, of.cut, False),
       1,
       0,
       of.settings,
+      rounds,
     )
 
 
 def _evaluation(view) -> Iterator[Program]:
   """The questions after a stage, asked of the policy."""
-  c = view.e.evaluation
+  e, c = view.e, view.e.evaluation
   asked = Asked("evaluation", c.batch, 1, 0.0, Schedule())
-  if j := view.e.judging:
+  if j := e.judging:
     asked = Asked("evaluation", j.batch, j.samples, 1.0, Schedule())
   yield from samplers.of_call(view, asked, view.params, _reward(view))
+  if e.judging or not view.setting.layout.pictures:
+    return
   of = _Scoring(
     "evaluation",
-    c.batch,
-    1,
-    c.micro_batch,
+    Cut(c.batch, 1, c.micro_batch, 0),
     "config.evaluation.micro_batch, config.mesh.tensor",
   )
-  yield from list(_rows_scored(view, of, view.params))[:1]
+  # How likely answers are without their pictures, once and not for each batch.
+  logp = next(_rows_scored(view, of, view.params))
+  yield logp._replace(calls=0)
 
 
 def _policy(view) -> Iterator[Program]:
@@ -338,23 +375,31 @@ def _policy(view) -> Iterator[Program]:
     config.temperature,
     config.schedule,
     config.decode_weights,
+    config.cache,
+    config.top_k,
+    config.top_p,
   )
   idle = state._replace(params=())
-  yield from samplers.of_call(view, asked, view.params, (idle, _reward(view)))
+  reference = state.params if config.needs_reference else ()
+  others = reference, _reward(view)
+  yield from samplers.of_call(view, asked, view.params, (idle, others))
   trajectories: Trajectories = programs.rows(view, rolled)
+  # The rest of them is among what a program is given.
+  more = trajectories._replace(prompts=(), tokens=(), mask=())
+  cut = Cut(
+    config.rows,
+    config.samples_per_prompt,
+    config.micro_batch,
+    config.micro_tokens,
+  )
+  scoring_of = _Scoring(
+    "policy", cut, "config.policy.micro_batch, config.mesh.tensor"
+  )
   if config.learned:
-    yield from _rows_scored(
-      view,
-      _Scoring(
-        "policy",
-        config.rows,
-        config.samples_per_prompt,
-        config.micro_batch,
-        "config.policy.micro_batch, config.mesh.tensor",
-      ),
-      None,
-      (state, frozen, trajectories),
-    )
+    beside = state, frozen, reference, more
+    yield from _rows_scored(view, scoring_of, None, beside)
+  if calls := config.needs_reference + config.needs_trainer:
+    yield _token_logp(view, scoring_of, (idle, others, more), calls)
   yield Program(
     "policy",
     "train step",
@@ -363,17 +408,11 @@ def _policy(view) -> Iterator[Program]:
     ),
     lambda: (state, frozen, trajectories),
     {},
-    _reward(view),
-    _training_work(
-      view,
-      config.rows,
-      config.micro_batch,
-      config.samples_per_prompt,
-      state.params,
-      True,
-    ),
+    others,
+    _training_work(view, cut, state.params, True),
     1,
     config.rows * view.length,
     "config.policy.micro_batch, config.mesh.tensor, "
     "config.policy.algorithm.capacity",
+    -(-cut.rounds(view) // config.updates_per_rollout),
   )

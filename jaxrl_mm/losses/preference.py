@@ -143,6 +143,7 @@ def mpo(
   beta: ArrayLike = 0.1,
   weights: tuple[ArrayLike, ArrayLike, ArrayLike] = (0.8, 0.2, 1.0),
   aggregate: Literal["sequence", "token"] = "sequence",
+  present: ArrayLike = True,
 ) -> tuple[Float[Array, ""], Metrics]:
   """w0 DPO + w1 BCO + w2 generation, averaged over pairs.
 
@@ -158,6 +159,7 @@ def mpo(
     aggregate: of the generation part: "sequence", the paper's, is the mean of
       each completion's mean; "token", the released code's, is the mean over
       all chosen tokens of the batch.
+    present: [B] false where a pair only pads the batch; it counts nowhere.
 
   Returns:
     The loss, and metrics: the parts `dpo`, `bco`, `generation`; the mean
@@ -165,21 +167,22 @@ def mpo(
     of pairs where the first is the larger.
   """
   pairs = policy_chosen, policy_rejected, reference_chosen, reference_rejected
+  mean = lambda x: masked.mean(x, present)
   parts = {
-    "dpo": jnp.mean(dpo(*pairs, beta=beta)),
-    "bco": jnp.mean(bco(*pairs, shift, beta=beta)),
+    "dpo": mean(dpo(*pairs, beta=beta)),
+    "bco": mean(bco(*pairs, shift, beta=beta)),
   }
   nll = generation(policy_chosen, lengths)
   # A mean over tokens is the mean over rows weighted by their lengths.
-  share = lengths / jnp.mean(lengths) if aggregate == "token" else 1.0
-  parts["generation"] = jnp.mean(nll * share)
+  share = lengths / mean(lengths * 1.0) if aggregate == "token" else 1.0
+  parts["generation"] = mean(nll * share)
   loss = sum(w * part for w, part in zip(weights, parts.values()))
   chosen = implicit_reward(policy_chosen, reference_chosen, beta=beta)
   rejected = implicit_reward(policy_rejected, reference_rejected, beta=beta)
   metrics = {
-    "reward_chosen": jnp.mean(chosen),
-    "reward_rejected": jnp.mean(rejected),
-    "accuracy": jnp.mean((chosen > rejected) * 1.0),
+    "reward_chosen": mean(chosen),
+    "reward_rejected": mean(rejected),
+    "accuracy": mean((chosen > rejected) * 1.0),
   }
   return loss, parts | metrics
 

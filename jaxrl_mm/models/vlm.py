@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from jaxrl_mm import masked, sharding
-from jaxrl_mm.models import qwen_vit
+from jaxrl_mm.models import packed, qwen_vit
 from jaxrl_mm.models.attention import Cache, Causal
 from jaxrl_mm.models.config import ModelConfig, VisionConfig
 from jaxrl_mm.models.decoder import KV, Decoder, Embedder, Mask, Positions
@@ -209,10 +209,12 @@ def hidden_states(
   *,
   image_token: int,
   samples_per_prompt: int = 1,
+  room: int = 0,
 ) -> Float[Array, "B length D"]:
   """Final hidden states of prompts and completions, length = S + T.
 
-  The arguments are those of `completion_logp`.
+  The arguments are those of `completion_logp`. What stands at padding is
+  finite.
   """
   features = None
   if prompts.images is not None:
@@ -230,7 +232,13 @@ def hidden_states(
   valid = jnp.concatenate([prompts.mask, mask], axis=1)
   x = sharding.constrain(x, "batch", "length", None)
   where = jnp.concatenate(positions(prompts, tokens.shape[1]), axis=1)
-  return run_decoder(config, params, x, where, Causal(valid))[0]
+  if not room:
+    return run_decoder(config, params, x, where, Causal(valid))[0]
+  p = packed.plan(valid, prompts.group, prompts.tokens.shape[1], room)
+  x = sharding.constrain(packed.pack(x, p), "batch", "length", None)
+  hidden, _ = run_decoder(config, params, x, packed.pack(where, p), p)
+  # Tokens without room would be lost in silence; so the step is a bad one.
+  return packed.unpack(jnp.where(p.fits, hidden, jnp.nan), p)
 
 
 def completion_logp(
@@ -243,6 +251,7 @@ def completion_logp(
   image_token: int,
   samples_per_prompt: int = 1,
   temperature: float = 1.0,
+  room: int = 0,
   chunk: int = 256,
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
   """Log-prob and entropy (nats) of each completion token given its prompt.
@@ -254,6 +263,9 @@ def completion_logp(
     image_token: id of the image placeholder.
     samples_per_prompt: how many rows usually share a picture.
     temperature: of the sampling distribution.
+    room: tokens that a batch shard runs through the decoder, see `packed`:
+      padding never, and the prompt of neighbours with the same group once.
+      Where they are more, all is NaN. 0 runs whole rows.
     chunk: columns of T whose logits exist at a time.
   """
   hidden = hidden_states(
@@ -264,6 +276,7 @@ def completion_logp(
     mask,
     image_token=image_token,
     samples_per_prompt=samples_per_prompt,
+    room=room,
   )
   start = prompts.tokens.shape[1] - 1
   predicting = hidden[:, start : start + tokens.shape[1]]
@@ -282,6 +295,7 @@ def score(
   *,
   image_token: int,
   samples_per_prompt: int = 1,
+  room: int = 0,
 ) -> Float[Array, " B"]:
   """What the value head makes of each answer, unbounded, higher is better.
 
@@ -292,7 +306,7 @@ def score(
 
   Args:
     config, params: a model with `value_head`.
-    prompts, tokens, mask, image_token, samples_per_prompt: see
+    prompts, tokens, mask, image_token, samples_per_prompt, room: see
       `completion_logp`.
   """
   hidden = hidden_states(
@@ -303,6 +317,7 @@ def score(
     mask,
     image_token=image_token,
     samples_per_prompt=samples_per_prompt,
+    room=room,
   )
   last = prompts.tokens.shape[1] - 1 + jnp.sum(mask, axis=1)
   ending = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]

@@ -33,6 +33,7 @@ from jaxrl_mm.models.vlm import Params
 from jaxrl_mm.rewards.compose import Term
 from jaxrl_mm.rollout import rollout
 from jaxrl_mm.sampling.weights import to_decode
+from jaxrl_mm.structs import Demonstrations
 from jaxrl_mm.train import journal
 from jaxrl_mm.train.loop import Setting
 from jaxrl_mm.train.sample import make_sample, read_prompts, write_samples
@@ -52,6 +53,7 @@ class CollectConfig:
     temperature: of the sampler.
     micro_batch: answers a device scores at once, at most; best a multiple of
       G, so that the vision tower sees a group's picture once.
+    micro_tokens: tokens a device scores at once, see `PolicyConfig`.
   """
 
   prompts: int = 512
@@ -59,6 +61,7 @@ class CollectConfig:
   samples_per_prompt: int = 8
   temperature: float = 1.0
   micro_batch: int = 64
+  micro_tokens: int = 0
 
 
 def collect(
@@ -103,7 +106,7 @@ def collect(
     "scored": reward is not None,
   }
   # More of them are further ones, and so many at once change no answer.
-  del asked["prompts"], asked["micro_batch"]
+  del asked["prompts"], asked["micro_batch"], asked["micro_tokens"]
   take = _take if isinstance(source, Given) else _ask
 
   def make(start):
@@ -153,11 +156,11 @@ def _ask(setting, config, params, reward, source, terms, start, pick, shown):
     setting.layout.prefix,
   )
   t = rolled.trajectories
-  logp_of = make_logp(setting, samples, config.micro_batch)
-  logp = logp_of(params, t.prompts, t.tokens, t.mask)
+  at_once = samples, config.micro_batch, config.micro_tokens
+  logp = make_logp(setting, *at_once)(params, t.prompts, t.tokens, t.mask)
   scores = jnp.zeros(logp.shape)
   if reward is not None:
-    score = make_score(setting, samples, config.micro_batch)
+    score = make_score(setting, *at_once)
     scores = score(reward, t.prompts, t.tokens, t.mask)
   drawn = sharding.to_host((t.tokens, t.mask, scores, logp))
   tokens, _, scores, _ = drawn
@@ -189,11 +192,11 @@ def _take(setting, config, params, reward, source, terms, start, pick, shown):
   ]
   stacked = jax.tree.map(jnp.asarray, loader.stack(rows).arrays)
   flat = sharding.to_device(flatten_pairs(stacked), setting.mesh)
-  rows = 2, config.micro_batch
-  logp = make_logp(setting, *rows)(params, *flat)
+  at_once = 2, config.micro_batch, config.micro_tokens
+  logp = make_logp(setting, *at_once)(params, *flat)
   scores = jnp.zeros(logp.shape)
   if reward is not None:
-    scores = make_score(setting, *rows)(reward, *flat)
+    scores = make_score(setting, *at_once)(reward, *flat)
   told = [
     np.asarray(x).reshape(-1, 2).tolist()
     for x in sharding.to_host((scores, logp))
@@ -252,7 +255,10 @@ OfTokens = Callable[..., Float[Array, "B T"]]
 
 
 def make_logp(
-  setting: Setting, samples_per_prompt: int, micro_batch: int
+  setting: Setting,
+  samples_per_prompt: int,
+  micro_batch: int,
+  micro_tokens: int = 0,
 ) -> OfRows:
   """A jitted function: log-prob of each completion, in nats.
 
@@ -260,22 +266,23 @@ def make_logp(
     setting: shared by all stages.
     samples_per_prompt: how many rows usually share a picture.
     micro_batch: rows a device sees at once, at most.
+    micro_tokens: tokens it sees at once, see `step.map_rows`.
   """
-  return _logp(
-    setting.model, setting.image_token, samples_per_prompt, micro_batch
-  )
+  at_once = samples_per_prompt, micro_batch, micro_tokens
+  return _logp(setting.model, setting.image_token, *at_once)
 
 
 def make_token_logp(
   setting: Setting,
   samples_per_prompt: int,
   micro_batch: int,
+  micro_tokens: int,
   temperature: float,
 ) -> OfTokens:
   """A jitted function: log-prob of each token of the completions, in nats.
 
   Args:
-    setting, samples_per_prompt, micro_batch: as in `make_logp`.
+    setting, samples_per_prompt, micro_batch, micro_tokens: as in `make_logp`.
     temperature: of the sampler that drew them.
   """
 
@@ -287,21 +294,24 @@ def make_token_logp(
       image_token=setting.image_token,
       samples_per_prompt=samples_per_prompt,
       temperature=temperature,
+      room=micro_tokens,
     )[0]
 
-  return _by_rows(few, micro_batch)
+  return _by_rows(few, micro_batch, micro_tokens)
 
 
 def make_score(
-  setting: Setting, samples_per_prompt: int, micro_batch: int
+  setting: Setting,
+  samples_per_prompt: int,
+  micro_batch: int,
+  micro_tokens: int = 0,
 ) -> OfRows:
   """A jitted function: the reward model's score of each completion.
 
   The arguments are those of `make_logp`.
   """
-  return _score(
-    scoring(setting.model), setting.image_token, samples_per_prompt, micro_batch
-  )
+  at_once = samples_per_prompt, micro_batch, micro_tokens
+  return _score(scoring(setting.model), setting.image_token, *at_once)
 
 
 def scoring(model: ModelConfig) -> ModelConfig:
@@ -316,6 +326,7 @@ def _logp(
   image_token: int,
   samples_per_prompt: int,
   micro_batch: int,
+  micro_tokens: int,
 ):
   def few(params, rows):
     *_, mask = rows
@@ -325,10 +336,11 @@ def _logp(
       *rows,
       image_token=image_token,
       samples_per_prompt=samples_per_prompt,
+      room=micro_tokens,
     )
     return jnp.sum(jnp.where(mask, of_tokens, 0), axis=1)
 
-  return _by_rows(few, micro_batch)
+  return _by_rows(few, micro_batch, micro_tokens)
 
 
 @cache
@@ -337,6 +349,7 @@ def _score(
   image_token: int,
   samples_per_prompt: int,
   micro_batch: int,
+  micro_tokens: int,
 ):
   def few(params, rows):
     return vlm.score(
@@ -345,12 +358,16 @@ def _score(
       *rows,
       image_token=image_token,
       samples_per_prompt=samples_per_prompt,
+      room=micro_tokens,
     )
 
-  return _by_rows(few, micro_batch)
+  return _by_rows(few, micro_batch, micro_tokens)
 
 
-def _by_rows(few, micro_batch):
+def _by_rows(few, micro_batch, micro_tokens):
+  at_once = micro_batch, micro_tokens
   return jax.jit(
-    lambda params, *rows: map_rows(partial(few, params), rows, micro_batch)
+    lambda params, *rows: map_rows(
+      partial(few, params), Demonstrations(*rows), *at_once
+    )
   )

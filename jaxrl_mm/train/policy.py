@@ -96,8 +96,9 @@ class PolicyConfig:
       a step are cut; all but the first are off-policy. R1-Reward has 2.
     micro_batch: rows a device sees at once, at most; best a multiple of G, so
       that the vision tower sees a group's picture once.
-    bounds: lengths that answers are cut to, in equal steps up to T, see
-      `train.lengths`; each is compiled.
+    micro_tokens: tokens a device sees at once, at most, padding not counted
+      and the prompt of neighbours once, see `train.packing`; 0 counts rows
+      alone.
     temperature, top_k, top_p: of the sampler.
     cache: form of keys and values in the sampler, see `decode.Sampling`.
     decode_weights: form of the weights in the sampler, see
@@ -126,7 +127,7 @@ class PolicyConfig:
   samples_per_prompt: int = 8
   updates_per_rollout: int = 1
   micro_batch: int = 16
-  bounds: int = 1
+  micro_tokens: int = 0
   temperature: float = 1.0
   top_k: int = 0
   top_p: float = 1.0
@@ -360,7 +361,8 @@ def _make_learned(setting, config, reward):
   learned = config.learned
   if learned is None:
     return lambda t, control: t
-  score = make_score(setting, config.samples_per_prompt, config.micro_batch)
+  at_once = config.micro_batch, config.micro_tokens
+  score = make_score(setting, config.samples_per_prompt, *at_once)
   add = jax.jit(partial(_add_term, learned.weight))
 
   def add_learned(t, control):
@@ -385,8 +387,9 @@ def _make_logp(setting, config, trained, frozen):
   reference = (
     jax.tree.map(jnp.copy, trained) if config.needs_reference else None
   )
-  sizes = config.samples_per_prompt, config.micro_batch, config.temperature
-  logp = make_token_logp(setting, *sizes)
+  at_once = config.micro_batch, config.micro_tokens
+  samples, temperature = config.samples_per_prompt, config.temperature
+  logp = make_token_logp(setting, samples, *at_once, temperature)
 
   def add_logp(t, params):
     of = lambda weights: logp(
@@ -522,7 +525,13 @@ def _update(
   mixed, memory = algorithm.transform.update(trajectories, memory)
   mixed = sharding.constrain_rows(mixed)
   rows = mixed.group.shape[0]
-  replayed = optax.tree.get(memory, "replayed", jnp.zeros(rows, bool))
+  replayed = optax.tree.get(memory, "replayed")
+  if replayed is None:
+    replayed = jnp.zeros(rows, bool)
+  elif config.micro_tokens:
+    # Replayed rows with the same prompt come together, to run it once.
+    order = jnp.argsort(mixed.group, stable=True)
+    mixed, replayed = sharding.gather_rows((mixed, replayed), order)
 
   def loss_fn(trained, batch):
     t, replayed = batch
@@ -535,6 +544,7 @@ def _update(
       image_token=setting.image_token,
       samples_per_prompt=config.samples_per_prompt,
       temperature=config.temperature,
+      room=config.micro_tokens,
     )
     loss, metrics = algorithm.loss(logp, t)
     fresh = t.mask & ~replayed[:, None]
@@ -546,7 +556,7 @@ def _update(
 
   def learn(state, part):
     gradient, loss, metrics = accumulate_gradients(
-      loss_fn, state.params, part, config.micro_batch, config.bounds
+      loss_fn, state.params, part, config.micro_batch, config.micro_tokens
     )
     return apply_gradient(state, gradient, loss, metrics, optimizer)
 

@@ -23,18 +23,13 @@ from jaxrl_mm.errors import InputError
 from jaxrl_mm.metrics import append_lines, keep_until
 from jaxrl_mm.models import vlm
 from jaxrl_mm.models.vlm import Params
-from jaxrl_mm.optimizer import (
-  OptimizerConfig,
-  make_optimizer,
-  split_trainable,
-)
+from jaxrl_mm.optimizer import OptimizerConfig
 from jaxrl_mm.rewards.compose import Term
 from jaxrl_mm.train.collect import CollectConfig, collect
-from jaxrl_mm.train.loop import Setting, init_state, process_batches, run_stage
+from jaxrl_mm.train.loop import Setting, train
 from jaxrl_mm.train.step import (
   accumulate_gradients,
   apply_gradient,
-  count_tokens,
   flatten_pairs,
 )
 
@@ -51,8 +46,9 @@ class PreferenceConfig:
     steps: updates of a round.
     batch: pairs an update.
     micro_batch: pairs a device sees at once, at most.
-    bounds: lengths that answers are cut to, in equal steps up to T, see
-      `train.lengths`; each is compiled.
+    micro_tokens: tokens a device sees at once, at most, padding not counted
+      and the prompt of neighbours once, see `train.packing`; 0 counts rows
+      alone.
     beta, weights: of `losses.preference.mpo`.
     optimizer: see `OptimizerConfig`.
   """
@@ -64,7 +60,7 @@ class PreferenceConfig:
   steps: int = 50
   batch: int = 64
   micro_batch: int = 32
-  bounds: int = 1
+  micro_tokens: int = 0
   beta: float = 0.1
   weights: tuple[float, float, float] = (0.8, 0.2, 1.0)
   optimizer: OptimizerConfig = OptimizerConfig()
@@ -140,36 +136,24 @@ def _tell(folder, number, found, kept, told):
 
 def _train(setting, config, params, source, folder, number, told) -> Params:
   """One round; `told` of it stands in each line of the metrics."""
-  mesh = setting.mesh
-  trained, frozen = split_trainable(config.optimizer, params)
-  optimizer = make_optimizer(config.optimizer, config.steps)
   shift = losses.preference.reward_shift()
-  key = jax.random.key(setting.seed)
-  state, layout = init_state(
-    trained, optimizer, lambda: shift.init(()), key, mesh
-  )
-  update = make_update(setting, config, optimizer, shift, layout)
-
-  def step(_, state, batch):
-    rows = sharding.to_device(batch.arrays, mesh)
-    state, metrics = update(state, frozen, rows)
-    prompts = rows.prompts.mask
-    tokens = count_tokens(rows.mask, prompts, prompts)
-    return state, metrics | {"tokens": tokens} | told
-
-  state = run_stage(
+  return train(
+    setting,
+    config,
+    params,
+    source,
+    pairs.encode,
+    lambda optimizer, layout: make_update(
+      setting, config, optimizer, shift, layout
+    ),
     folder,
-    state,
-    process_batches(setting, source, pairs.encode, config.batch),
-    step,
-    steps=config.steps,
-    loop=setting.loop,
-    profile=setting.profile,
+    answers=2,
+    algorithm_init=lambda: shift.init(()),
+    told=told,
     headline=("loss", "accuracy"),
     part=f"round_{number}",
     before=(number - 1) * config.steps,
   )
-  return pytree.join(state.params, frozen)
 
 
 def make_update(
@@ -203,8 +187,10 @@ def _update(setting, config, optimizer, shift, state, frozen, batch):
       mask,
       image_token=setting.image_token,
       samples_per_prompt=2,
+      room=config.micro_tokens,
     )
     logp = jnp.sum(jnp.where(mask, logp, 0), axis=1).reshape(-1, 2)
+    there = jnp.any(rows.mask, axis=(1, 2))
     loss, metrics = losses.preference.mpo(
       *logp.T,
       *rows.reference_logp.T,
@@ -212,11 +198,12 @@ def _update(setting, config, optimizer, shift, state, frozen, batch):
       state.algorithm.mean,
       beta=config.beta,
       weights=config.weights,
+      present=there,
     )
-    return loss, jnp.float32(logp.shape[0]), metrics
+    return loss, jnp.sum(there, dtype=jnp.float32), metrics
 
   gradient, loss, metrics = accumulate_gradients(
-    loss_fn, state.params, batch, config.micro_batch, config.bounds
+    loss_fn, state.params, batch, config.micro_batch, config.micro_tokens
   )
   rewards = jnp.stack([metrics["reward_chosen"], metrics["reward_rejected"]])
   _, memory = shift.update(rewards, state.algorithm)

@@ -9,12 +9,13 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
-from jaxrl_mm import losses, pytree, sharding
+from jaxrl_mm import losses
 from jaxrl_mm.data import pairs
 from jaxrl_mm.data.pairs import PairSource
 from jaxrl_mm.data.sources import Source
@@ -22,19 +23,11 @@ from jaxrl_mm.errors import InputError
 from jaxrl_mm.models import vlm
 from jaxrl_mm.models.param_axes import param_shardings
 from jaxrl_mm.models.vlm import Params
-from jaxrl_mm.optimizer import (
-  OptimizerConfig,
-  make_optimizer,
-  split_trainable,
-)
+from jaxrl_mm.optimizer import OptimizerConfig
 from jaxrl_mm.rewards.compose import Term
 from jaxrl_mm.train.collect import CollectConfig, collect, scoring
-from jaxrl_mm.train.loop import Setting, init_state, process_batches, run_stage
-from jaxrl_mm.train.step import (
-  count_tokens,
-  flatten_pairs,
-  make_train_step,
-)
+from jaxrl_mm.train.loop import Setting, train
+from jaxrl_mm.train.step import flatten_pairs, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +41,9 @@ class RewardModelConfig:
     steps: updates of a data stage.
     batch: pairs an update.
     micro_batch: pairs a device sees at once, at most.
-    bounds: lengths that answers are cut to, in equal steps up to T, see
-      `train.lengths`; each is compiled.
+    micro_tokens: tokens a device sees at once, at most, padding not counted
+      and the prompt of neighbours once, see `train.packing`; 0 counts rows
+      alone.
     second_rate: learning rate of the second data stage over the first's; the
       paper has 1e-5 and 1e-6.
     optimizer: of the first data stage.
@@ -60,7 +54,7 @@ class RewardModelConfig:
   steps: int = 100
   batch: int = 64
   micro_batch: int = 32
-  bounds: int = 1
+  micro_tokens: int = 0
   second_rate: float = 0.1
   optimizer: OptimizerConfig = OptimizerConfig(trainable="(?!vision/).*")
 
@@ -129,33 +123,21 @@ def init_params(setting: Setting, policy: Params) -> Params:
 def _train(setting, config, reward, source, folder, part) -> Params:
   """One data stage."""
   rate = config.optimizer.learning_rate * config.second_rate ** (part - 1)
-  settings = dataclasses.replace(config.optimizer, learning_rate=rate)
-  trained, frozen = split_trainable(settings, reward)
-  optimizer = make_optimizer(settings, config.steps)
-  key = jax.random.key(setting.seed)
-  state, layout = init_state(trained, optimizer, tuple, key, setting.mesh)
-  update = make_update(setting, config, optimizer, layout)
-
-  def step(_, state, batch):
-    rows = sharding.to_device(batch.arrays, setting.mesh)
-    state, metrics = update(state, frozen, rows)
-    prompts = rows.prompts.mask
-    tokens = count_tokens(rows.mask, prompts, prompts)
-    return state, metrics | {"tokens": tokens}
-
-  state = run_stage(
+  slower = dataclasses.replace(config.optimizer, learning_rate=rate)
+  config = dataclasses.replace(config, optimizer=slower)
+  return train(
+    setting,
+    config,
+    reward,
+    source,
+    pairs.encode,
+    partial(make_update, setting, config),
     folder,
-    state,
-    process_batches(setting, source, pairs.encode, config.batch),
-    step,
-    steps=config.steps,
-    loop=setting.loop,
-    profile=setting.profile,
+    answers=2,
     headline=("loss", "accuracy"),
     part=f"part_{part}",
     before=(part - 1) * config.steps,
   )
-  return pytree.join(state.params, frozen)
 
 
 def make_update(setting: Setting, config: RewardModelConfig, optimizer, layout):
@@ -168,14 +150,16 @@ def make_update(setting: Setting, config: RewardModelConfig, optimizer, layout):
       *flatten_pairs(rows),
       image_token=setting.image_token,
       samples_per_prompt=2,
+      room=config.micro_tokens,
     )
     chosen, rejected = scores.reshape(-1, 2).T
+    there = jnp.any(rows.mask, axis=(1, 2))
     loss, metrics = losses.reward_model.mean_without_ties(
-      chosen, rejected, jnp.zeros(chosen.shape, bool)
+      chosen, rejected, ~there
     )
-    return loss, jnp.float32(chosen.shape[0]), metrics
+    return loss, jnp.sum(there, dtype=jnp.float32), metrics
 
-  sizes = config.micro_batch, layout, config.bounds
+  sizes = config.micro_batch, layout, config.micro_tokens
   return make_train_step(loss_fn, optimizer, *sizes)
 
 

@@ -1,23 +1,19 @@
 """Supervised fine-tuning: the cold start."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 
-from jaxrl_mm import losses, masked, pytree, sharding
+from jaxrl_mm import losses, masked
 from jaxrl_mm.data import loader
 from jaxrl_mm.data.sources import Source
 from jaxrl_mm.models import vlm
 from jaxrl_mm.models.vlm import Params
-from jaxrl_mm.optimizer import (
-  OptimizerConfig,
-  make_optimizer,
-  split_trainable,
-)
-from jaxrl_mm.train.loop import Setting, init_state, process_batches, run_stage
-from jaxrl_mm.train.step import count_tokens, make_train_step
+from jaxrl_mm.optimizer import OptimizerConfig
+from jaxrl_mm.train.loop import Setting, train
+from jaxrl_mm.train.step import make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,15 +24,16 @@ class SftConfig:
     steps: updates.
     batch: demonstrations an update.
     micro_batch: rows a device sees at once, at most.
-    bounds: lengths that answers are cut to, in equal steps up to T, see
-      `train.lengths`; each is compiled.
+    micro_tokens: tokens a device sees at once, at most, padding not counted
+      and the prompt of neighbours once, see `train.packing`; 0 counts rows
+      alone.
     optimizer: see `OptimizerConfig`.
   """
 
   steps: int = 500
   batch: int = 64
   micro_batch: int = 8
-  bounds: int = 1
+  micro_tokens: int = 0
   optimizer: OptimizerConfig = OptimizerConfig()
 
 
@@ -63,32 +60,18 @@ def run(
   Returns:
     The trained weights.
   """
-  mesh = setting.mesh
-  trained, frozen = split_trainable(config.optimizer, params)
-  optimizer = make_optimizer(config.optimizer, config.steps)
-  key = jax.random.key(setting.seed)
-  state, layout = init_state(trained, optimizer, tuple, key, mesh)
-  update = make_update(setting, config, optimizer, layout)
-
-  def step(_, state, batch):
-    rows = sharding.to_device(batch.arrays, mesh)
-    state, metrics = update(state, frozen, rows)
-    tokens = count_tokens(rows.mask, rows.prompts.mask)
-    return state, metrics | {"tokens": tokens}
-
-  state = run_stage(
+  return train(
+    setting,
+    config,
+    params,
+    source,
+    loader.encode_demonstration,
+    partial(make_update, setting, config),
     folder,
-    state,
-    process_batches(setting, source, loader.encode_demonstration, config.batch),
-    step,
-    steps=config.steps,
-    loop=setting.loop,
-    profile=setting.profile,
     headline=("loss",),
     part=part,
     before=before,
   )
-  return pytree.join(state.params, frozen)
 
 
 def make_update(setting: Setting, config: SftConfig, optimizer, layout):
@@ -102,10 +85,11 @@ def make_update(setting: Setting, config: SftConfig, optimizer, layout):
       rows.tokens,
       rows.mask,
       image_token=setting.image_token,
+      room=config.micro_tokens,
     )
     tokens = jnp.sum(rows.mask).astype(jnp.float32)
     metrics = {"entropy": masked.mean(entropy, rows.mask)}
     return losses.supervised.cross_entropy(logp, rows.mask), tokens, metrics
 
-  sizes = config.micro_batch, layout, config.bounds
+  sizes = config.micro_batch, layout, config.micro_tokens
   return make_train_step(loss_fn, optimizer, *sizes)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Int
 
 from jaxrl_mm import pytree, sharding
 from jaxrl_mm.structs import Metrics, Pairs, Prompts
-from jaxrl_mm.train import lengths
+from jaxrl_mm.train import packing
 from jaxrl_mm.train_state import TrainState
 
 # (params, rows) -> loss, its weight, metrics. The loss of a batch is the
@@ -21,46 +21,60 @@ LossFn = Callable[[Any, Any], tuple[Array, Array, Metrics]]
 
 
 def accumulate_gradients(
-  loss_fn: LossFn, params: Any, batch: Any, micro_batch: int, bounds: int = 1
+  loss_fn: LossFn, params: Any, batch: Any, micro_batch: int, room: int = 0
 ) -> tuple[Any, Array, Metrics]:
   """Gradient, loss and metrics of `batch`, a few rows at a time.
 
   Args:
-    loss_fn: see `LossFn`.
+    loss_fn: see `LossFn`. Where `room` is set it gets rows with an empty mask
+      too, which must count nowhere.
     params: the weights.
     batch: a pytree whose leaves all have the leading axis B.
     micro_batch: rows a device sees at once, at most.
-    bounds: lengths that micro-batches are cut to, see `lengths`.
+    room: tokens a device sees at once, at most, see `packing`; then `batch` is
+      as there. 0 does not count them.
 
   Returns:
     The same as for the whole batch at once, to rounding, in float32.
   """
-  if bounds > 1:
-    batch = lengths.sort_rows(batch, bounds)
-  micros = split_rows(batch, micro_batch)
 
   def weighted(params, rows):
     loss, weight, metrics = loss_fn(params, rows)
     metrics = jax.tree.map(lambda m: m * weight, metrics)
     return loss * weight, (weight, metrics)
 
-  # Cut outside of the gradient: inside, what the backward pass keeps would
-  # have room for every length at once.
   gradient = partial(jax.value_and_grad(weighted, has_aux=True), params)
-  of_rows = lambda rows: lengths.at_its_length(gradient, rows, bounds)
-
-  def body(total, rows):
-    return jax.tree.map(jnp.add, total, of_rows(rows)), None
-
-  first = jax.tree.map(lambda x: x[0], micros)
-  shapes = jax.eval_shape(of_rows, first)
-  # Sums of narrow gradients are wide, or small ones would be lost in large.
-  wide = lambda s: jnp.promote_types(s.dtype, jnp.float32)
-  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, wide(s)), shapes)
-  total, _ = jax.lax.scan(body, zeros, micros)
+  if room:
+    total = _sum_packed(gradient, batch, micro_batch, room)
+  else:
+    total = _sum(gradient, split_rows(batch, micro_batch))
   (loss, (weight, metrics)), gradient = total
   scale = 1 / jnp.maximum(weight, 1e-9)
   return jax.tree.map(lambda x: x * scale, (gradient, loss, metrics))
+
+
+def _sum(f, micros):
+  """Sum of `f` over micro-batches that stand one after the other."""
+  add = lambda total, rows: (jax.tree.map(jnp.add, total, f(rows)), None)
+  first = jax.tree.map(lambda x: x[0], micros)
+  return jax.lax.scan(add, _zeros(f, first), micros)[0]
+
+
+def _sum_packed(f, batch, micro_batch, room):
+  """The same over as many micro-batches as the rows of a shard need."""
+  first = packing.starts(batch, micro_batch, room)
+  rows = lambda number: packing.take(batch, first, number, micro_batch)
+  add = lambda number, total: jax.tree.map(jnp.add, total, f(rows(number)))
+  zeros = _zeros(lambda number: f(rows(number)), jnp.int32(0))
+  return jax.lax.fori_loop(0, packing.count(first), add, zeros)
+
+
+def _zeros(f, x):
+  """To sum up f(x): sums of narrow gradients are wide, or small ones would be
+  lost in large."""
+  wide = lambda s: jnp.promote_types(s.dtype, jnp.float32)
+  make = lambda s: jnp.zeros(s.shape, wide(s))
+  return jax.tree.map(make, jax.eval_shape(f, x))
 
 
 def split_rows(batch: Any, micro_batch: int) -> Any:
@@ -82,14 +96,17 @@ def split_rows(batch: Any, micro_batch: int) -> Any:
   return jax.tree.map(split, batch)
 
 
-def map_rows(f: Callable[[Any], Any], batch: Any, micro_batch: int) -> Any:
+def map_rows(
+  f: Callable[[Any], Any], batch: Any, micro_batch: int, room: int = 0
+) -> Any:
   """`f(batch)` for a function that treats every row alike, a few at a time.
 
   Args:
     f: from a batch to arrays with as many rows.
-    batch: a pytree whose leaves all have the leading axis B.
-    micro_batch: rows a device sees at once, at most.
+    batch, micro_batch, room: as in `accumulate_gradients`.
   """
+  if room:
+    return _map_packed(f, batch, micro_batch, room)
   shards = sharding.batch_shards()
 
   def merge(x):
@@ -99,6 +116,20 @@ def map_rows(f: Callable[[Any], Any], batch: Any, micro_batch: int) -> Any:
     return sharding.constrain(x, "batch", *[None] * (x.ndim - 1))
 
   return jax.tree.map(merge, jax.lax.map(f, split_rows(batch, micro_batch)))
+
+
+def _map_packed(f, batch, micro_batch, room):
+  first = packing.starts(batch, micro_batch, room)
+  of = lambda number: f(packing.take(batch, first, number, micro_batch))
+  put = lambda number, total: jax.tree.map(
+    lambda x, y: packing.put(x, first, number, y), total, of(number)
+  )
+  rows = jax.tree.leaves(batch)[0].shape[0]
+  zeros = jax.tree.map(
+    lambda s: jnp.zeros((rows, *s.shape[1:]), s.dtype),
+    jax.eval_shape(of, jnp.int32(0)),
+  )
+  return jax.lax.fori_loop(0, packing.count(first), put, zeros)
 
 
 @jax.jit
@@ -151,7 +182,7 @@ def make_train_step(
   optimizer: optax.GradientTransformation,
   micro_batch: int,
   shardings: TrainState | None = None,
-  bounds: int = 1,
+  room: int = 0,
 ):
   """A jitted `(state, frozen, batch) -> (state, metrics)`.
 
@@ -163,7 +194,7 @@ def make_train_step(
     micro_batch: rows a device sees at once, at most.
     shardings: of the state; pinned on the way out, or gradients and weights
       would lose their fsdp axis. None leaves it to the compiler.
-    bounds: see `accumulate_gradients`.
+    room: see `accumulate_gradients`.
   """
 
   def step(state, frozen, batch):
@@ -172,7 +203,7 @@ def make_train_step(
       state.params,
       batch,
       micro_batch,
-      bounds,
+      room,
     )
     return apply_gradient(state, gradient, loss, metrics, optimizer)
 

@@ -27,6 +27,9 @@ def test_one_pass_over_sequences():
   assert work.flops == 3 * (5 * 2 * WEIGHTS + 15 * 2 * 3 * 2 * 2 * 2)
   states = 2 * 3 * 5 * 2 * 4 * 2
   assert work.bytes == states + 2 * WEIGHTS * 2
+  less = arithmetic.decoder_pass(TEXT, rows=3, length=5, reads=2, shared=4)
+  assert work.flops - less.flops == 4 * 2 * WEIGHTS
+  assert work.bytes - less.bytes == 2 * 4 * 2 * 4 * 2
 
 
 def test_one_token_of_every_row():

@@ -53,6 +53,24 @@ def test_what_does_not_fit_is_named():
 
 
 @needs_compiler
+def test_the_search_passes_over_slices_that_the_arrays_alone_fill():
+  asked = "--search", "--topology=v6e:2x2", "--only=policy resize"
+  done = fit("configs/r1_reward_7b.py", *asked)
+  assert done.returncode == 0, done.stderr
+  lines = done.stdout.splitlines()
+  assert [x for x in lines if x.startswith("v6e:")] == [
+    "v6e:2x2",
+    "v6e:2x4",
+    "v6e:4x4",
+  ]
+  told = [x.split()[2:5] for x in lines if x.startswith("policy")]
+  # Fits, arguments, temporaries: without the compiler there are none.
+  assert [x[0] for x in told] == ["NO", "NO", "yes"]
+  assert [x[2] == "0.00" for x in told] == [True, True, False]
+  assert lines[-1] == "smallest slice: v6e:4x4"
+
+
+@needs_compiler
 def test_an_axis_may_be_a_part_of_a_side_of_the_slice():
   slice_ = "--topology=v6e:4x8", "--config.mesh.tensor=2"
   done = fit("configs/r1_reward_7b.py", *slice_, "--only=no program")

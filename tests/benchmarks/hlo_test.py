@@ -1,5 +1,7 @@
 """Texts as the TPU compiler writes them, shortened."""
 
+import pytest
+
 from benchmarks import hlo
 
 TEXT = """HloModule jit_step, entry_computation_layout={()->f32[]}
@@ -39,6 +41,47 @@ def test_collectives_count_the_rounds_of_a_loop():
     "all-gather": (64 + 2, 64 * each + started + plain),
     "all-reduce": (64, 64 * 5 * 4),
   }
+
+
+def test_a_loop_whose_end_the_data_decide():
+  open_end = TEXT.replace("%bound = s32[]{:T(128)} constant(64)", "")
+  found = hlo.collectives(open_end, rounds=3)
+  assert found["all-reduce"] == (3, 3 * 5 * 4)
+  assert found["all-gather"].times == 3 + 2
+
+
+BRANCHES = """%short (p.0: bf16[8,4]) -> bf16[8,4] {
+  %p.0 = bf16[8,4]{1,0} parameter(0)
+  ROOT %r = bf16[8,4]{1,0} all-reduce(%p.0), to_apply=%sum
+}
+
+%long (p.1: bf16[8,4]) -> bf16[8,4] {
+  %p.1 = bf16[8,4]{1,0} parameter(0)
+  %g = bf16[16,4]{1,0} all-gather(%p.1), dimensions={0}
+  %h = bf16[16,4]{1,0} all-gather(%p.1), dimensions={0}
+  ROOT %c = bf16[8,4]{1,0} fusion(%g, %h), kind=kLoop, calls=%plain
+}
+
+%plain (p.2: bf16[16,4], p.3: bf16[16,4]) -> bf16[8,4] {
+  ROOT %s = bf16[8,4]{1,0} slice(%p.2), slice={[0:8], [0:4]}
+}
+
+ENTRY %main.1 (a.0: bf16[8,4]) -> bf16[8,4] {
+  ROOT %c = bf16[8,4]{1,0} conditional(%i, %a.0, %a.0), CHOICE
+}
+"""
+
+
+@pytest.mark.parametrize(
+  "choice",
+  [
+    "branch_computations={%short, %long}",
+    "true_computation=%long, false_computation=%short",
+  ],
+)
+def test_of_the_branches_only_the_largest_counts(choice):
+  found = hlo.collectives(BRANCHES.replace("CHOICE", choice))
+  assert found == {"all-gather": (2, 2 * 16 * 4 * 2)}
 
 
 REFUSAL = """RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of \

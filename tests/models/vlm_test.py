@@ -276,6 +276,41 @@ def test_devices_along_the_sequence_axis_share_the_tokens_of_a_row(
   assert "f32[2,16,128]" not in compiled.as_text()
 
 
+# With three axes of positions, as Qwen2.5-VL has them, and without.
+@pytest.mark.parametrize("axes", [(), (3,)])
+def test_packed_rows_have_the_logp_and_gradient_of_whole_rows(
+  tiny, params, axes
+):
+  group = np.array([4, 4, 4, 6, 4, 5, 6, 6])
+  prompts = jax.tree.map(lambda x: x[group - 4], _prompts(rows=3))
+  if axes:
+    where = np.random.default_rng(0).integers(9, size=(*prompts.mask.shape, 3))
+    prompts = prompts._replace(positions=jnp.asarray(where[group - 4]))
+    decoder = dataclasses.replace(tiny.decoder, rope_sections=(4, 2, 2))
+    tiny = dataclasses.replace(tiny, decoder=decoder)
+  prompts = prompts._replace(group=jnp.asarray(group))
+  tokens, mask = _completions(rows=8)
+  mask = mask.at[6].set(False)  # a row that pads the batch
+  shared = np.sum(np.asarray(prompts.mask)[[1, 2, 7]])
+  needed = int(prompts.mask.sum() - shared + mask.sum())
+
+  @partial(jax.jit, static_argnums=1)
+  def run(params, room):
+    def loss(params):
+      logp, entropy = vlm.completion_logp(
+        tiny, params, prompts, tokens, mask, image_token=IMAGE, room=room
+      )
+      logp, entropy = (jnp.where(mask, x, 0) for x in (logp, entropy))
+      return jnp.sum(jnp.sin(logp) + entropy), (logp, entropy)
+
+    return jax.grad(loss, has_aux=True)(params)
+
+  check = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
+  jax.tree.map(check, run(params, needed + 3), run(params, 0))
+  _, (lost, _) = run(params, needed - 1)
+  assert np.isnan(lost[0, 0])
+
+
 def test_more_left_padding_changes_nothing(params, logp):
   tokens, mask = _completions()
   narrow, _ = logp(params, _prompts(), tokens, mask)
