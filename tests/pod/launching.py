@@ -10,8 +10,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import app
 
-from jaxrl_mm import experiment, metrics, pytree, sharding, weights
+from jaxrl_mm import experiment, main, metrics, pytree, sharding, weights
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,6 +40,19 @@ def start(folder, variant, processes, devices, *flags) -> subprocess.Popen:
     stderr=subprocess.STDOUT,
     text=True,
     start_new_session=True,
+  )
+
+
+def train(folder):
+  """What `python -m jaxrl_mm.main` does, on one device with many saves."""
+  flags = "loop.save_every=1", "sft.steps=25", "policy.steps=25"
+  flags += "mesh.data=1", "mesh.fsdp=1", "mesh.tensor=1"
+  config = f"--config={ROOT}/tests/pod/tiny.py:short"
+  given = [f"--config.{flag}" for flag in flags]
+  app.run(
+    main.main,
+    ["train", config, f"--workdir={folder}", *given],
+    flags_parser=main.parse,
   )
 
 
@@ -122,10 +136,6 @@ def trained(folder) -> dict[str, np.ndarray]:
 
 def summary(folder) -> dict:
   return json.loads((folder / "summary.json").read_text())
-
-
-# Means over a micro-batch, whose rows depend on how many shards there are.
-OF_MICRO_BATCHES = "entropy", "approx_kl", "clip_fraction"
 
 
 def check_equal(one, other, stages, but=()):
