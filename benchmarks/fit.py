@@ -39,7 +39,7 @@ from ml_collections import config_flags  # noqa: E402
 from benchmarks import compiled, stages  # noqa: E402
 from benchmarks.chips import CHIPS, GIB  # noqa: E402
 from benchmarks.programs import Program  # noqa: E402
-from jaxrl_mm import experiment, sharding  # noqa: E402
+from jaxrl_mm import experiment, preflight, sharding  # noqa: E402
 from jaxrl_mm.errors import InputError  # noqa: E402
 from jaxrl_mm.experiment import Experiment  # noqa: E402
 
@@ -65,7 +65,7 @@ def make_mesh(e: Experiment, kind: str, shape: str) -> Mesh:
     ) from error
   sizes = e.mesh.data, e.mesh.fsdp, e.mesh.tensor
   mesh = sharding.make_mesh(*sizes, sequence=e.mesh.sequence, devices=devices)
-  experiment.check(e, mesh.shape["data"] * mesh.shape["fsdp"])
+  preflight.check_config(e, mesh.shape["data"] * mesh.shape["fsdp"])
   return mesh
 
 

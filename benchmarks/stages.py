@@ -13,7 +13,7 @@ from benchmarks import arithmetic, programs, samplers
 from benchmarks.arithmetic import Work
 from benchmarks.programs import Cut, Program, View
 from benchmarks.samplers import Asked
-from jaxrl_mm import experiment, losses, pytree, run, weights
+from jaxrl_mm import experiment, inputs, losses, pytree, weights
 from jaxrl_mm.algorithms.calibrate import hold_in_band
 from jaxrl_mm.data import loader, sources
 from jaxrl_mm.data import tokenizer as tok
@@ -42,7 +42,7 @@ def make_setting(e: Experiment, mesh: Mesh) -> Setting:
     model=e.model,
     tokenizer=tok.build(sources.digits_texts()),
     image_token=0,
-    layout=run.make_layout(e),
+    layout=inputs.make_layout(e),
     mesh=mesh,
     loop=e.loop,
     seed=e.seed,

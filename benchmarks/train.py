@@ -10,9 +10,10 @@ draws G answers to each of P prompts, grades them, and updates all weights by
 GRPO once. No answer ends before its limit, so that all trainers do the same
 work; a reward is a random number. Where a case says so, each prompt holds a
 picture of 112 x 112 pixels, which are 16 of its tokens. In the long tail,
-limits are log-normal (median T / 5, sigma 1, cut at T), and the update cuts its
-micro-batches to so many lengths. Of a size that does not fit the device, layers
-of the decoder are left out until it does, and the table says how many are left.
+limits are log-normal (median T / 5, sigma 1, cut at T), and the update takes
+its rows whole or packed; elsewhere it is packed. Of a size that does not fit
+the device, layers of the decoder are left out until it does, and the table says
+how many are left.
 
 "tokens/s" counts prompt and answer tokens of all rows over the time of a whole
 step, as EasyR1 does for each of its devices, "learned" over that of the update.
@@ -24,16 +25,17 @@ left. "log-probs" is a forward pass over all rows, which a reference policy
 would add.
 
 The operations a model needs are those of its matrix products, recomputation and
-padding not counted: with F = 2 * weights of the decoder * tokens + 4 * layers *
-heads * head width * pairs of tokens that see each other + 2 * V * D * answer
-tokens + tower and projector once a prompt, an update needs 3 F. "MFU" is that
-over the time of the update and the rate of the device: 989e12 on an H100 or
-H200 in bfloat16, else what a large matrix product reaches here; "step MFU" adds
-what sampling needs and divides by the whole step.
+padding not counted, nor a prompt more than once: with F = 2 * weights of the
+decoder * tokens + 4 * layers * heads * head width * pairs of tokens that see
+each other + 2 * V * D * answer tokens + tower and projector, an update needs 3
+F. "MFU" is that over the time of the update and the rate of the device: 989e12
+on an H100 or H200 in bfloat16, else what a large matrix product reaches here;
+"step MFU" adds what sampling needs and divides by the whole step.
 
 "peak" is the most memory that was in use: of the device where it tells, else of
 the process. Peers run in processes of their own, in turns with ours; "x ours"
-is the median over the turns of their time over ours.
+is the median over the turns of their time over ours. They update from all rows
+at once: a group at a time makes neither of them faster.
 """
 
 import argparse
@@ -104,18 +106,27 @@ class Step(NamedTuple):
 def steps(size: str) -> Iterator[Step]:
   """What is measured; peers run those whose rows are equally long."""
   if size == "tiny":
-    yield Step(Case("4 pictures x 8", 4, 8, 64, 64, 32, picture=True), 32)
-    yield Step(Case("4 texts x 8", 4, 8, 64, 64, 32), 32)
-    tail = Case("long tail, 1 length", 4, 8, 64, 256, 32, lengths="long tail")
+    for case in (
+      Case("4 pictures x 8", 4, 8, 64, 64, 32, picture=True),
+      Case("4 pictures x 8, prompt of 256", 4, 8, 256, 64, 32, picture=True),
+      Case("4 texts x 8", 4, 8, 64, 64, 32),
+      Case("4 x 8, prompt of 256", 4, 8, 256, 64, 32),
+    ):
+      yield Step(case, 8, of_group(case))
+    tail = Case("long tail", 4, 8, 64, 256, 32, lengths="long tail")
+    rows, tokens = 4, 4 * (64 + 256)
   else:
     name, shape = "8 pictures x 8 at 4k", (8, 8, 1024, 3072, 64)
-    yield Step(Case(name, *shape, picture=True), 2)
-    tail = Case("long tail, 1 length", *shape, lengths="long tail")
-  micro_batch = 4 if size == "tiny" else 2
-  yield Step(tail, micro_batch)
-  yield Step(
-    tail._replace(name="long tail, 4 lengths"), micro_batch, micro_tokens=0
-  )
+    yield Step(Case(name, *shape, picture=True), 2, 1024 + 2 * 3072)
+    tail = Case("long tail", *shape, lengths="long tail")
+    rows, tokens = 2, 2 * 4096
+  yield Step(tail._replace(name="long tail, whole rows"), rows)
+  yield Step(tail._replace(name="long tail, packed"), 4 * rows, tokens)
+
+
+def of_group(case: Case) -> int:
+  """Tokens of a prompt with all its answers."""
+  return case.prompt_tokens + case.samples * case.tokens
 
 
 def of_case(config: ModelConfig, case: Case) -> ModelConfig:
@@ -173,7 +184,8 @@ class Ours:
     ones = np.ones(len(rolled.tokens), int)
     key = jax.random.key(0)
     first = lambda: self._sample(params, prompts, key, limits=ones)
-    shared = self.case.samples, self._policy.micro_batch
+    at_once = self._policy.micro_batch, self._policy.micro_tokens
+    shared = self.case.samples, *at_once
     score = make_logp(self._setting, *shared)
     rows = rolled.prompts, rolled.tokens, rolled.mask
     parts = {
@@ -308,8 +320,10 @@ def update_operations(config: ModelConfig, case: Case) -> float:
     arithmetic.decoder_pass(config, 1, case.prompt_tokens + n, 1)
     for n in answers
   ]
+  again = len(answers) - case.prompts
+  again = arithmetic.decoder_pass(config, again, case.prompt_tokens, 1)
   forward = sum(rows, Work()) + arithmetic.head(config, sum(answers), 1)
-  return 3 * (forward + seen(config, case)).flops
+  return 3 * ((forward + seen(config, case)).flops - again.flops)
 
 
 def sampling_operations(config: ModelConfig, case: Case) -> float:
@@ -467,7 +481,8 @@ def main() -> None:
     if flags.only in step.case.name:
       case = rollout.shorter(step.case, flags.scale)
       with jax.set_mesh(one_device()):
-        step = step._replace(case=case)
+        tokens = step.micro_tokens // flags.scale
+        step = step._replace(case=case, micro_tokens=tokens)
         found = compare(size, step, peers, flags.repeats, about["rate"])
         for name, record in found:
           tell(case, f"{case.name}: {name}", record)

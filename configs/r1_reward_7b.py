@@ -39,6 +39,8 @@ both leave things out. What was chosen, and why:
   lengths      1,024 tokens of answer, the code's. The code's limit of 20,480 of
                prompt would be padding nearly everywhere: 4,096 hold a picture
                and two long responses, and a longer pair is named as an error.
+  micro_tokens A device takes up to eight rows at once, and no more than fit
+               where four of the longest do; padding is not computed.
   evaluation   Both orders of each pair, and votes of up to 15 samples. The
                code shows the better response first, always.
 """
@@ -83,7 +85,8 @@ def get_config():
       cold_start=SftConfig(
         steps=QUESTIONS // 256,
         batch=256,
-        micro_batch=4,
+        micro_batch=8,
+        micro_tokens=4 * (4096 + 1024),
         optimizer=OptimizerConfig(learning_rate=1e-5),
       ),
       policy=PolicyConfig(
@@ -91,7 +94,8 @@ def get_config():
         prompts_per_step=ROLLOUT,
         samples_per_prompt=1,
         updates_per_rollout=2,
-        micro_batch=4,
+        micro_batch=8,
+        micro_tokens=4 * (4096 + 1024),
         algorithm={"name": "stable_reinforce"},
         weights={"result": 1.0, "consistency": 0.5, "format": 0.5},
         optimizer=OptimizerConfig(

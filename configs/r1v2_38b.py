@@ -46,6 +46,9 @@ losses and what is frozen, and almost no number. What was chosen, and why:
                 asked of the result instead (`jaxrl_mm.evaluate.run`).
   lengths       8,192 tokens of prompt hold 13 tiles of 256 and a question;
                 8,192 of completion are R1V's.
+  micro_tokens  A device takes a group at once, its prompt once: 73,728 tokens
+                in place of 8 * 16,384. Elsewhere as many rows as fit the room
+                of two of the longest.
 """
 
 from jaxrl_mm.evaluate.accuracy import EvaluationConfig
@@ -60,6 +63,8 @@ from jaxrl_mm.train.reward_model import RewardModelConfig
 from jaxrl_mm.train.sft import SftConfig
 
 PROJECTOR = "projector/.*"
+PROMPT, ANSWER = 8192, 8192
+GROUP = PROMPT + 8 * ANSWER
 
 
 def projector(learning_rate: float, **settings) -> OptimizerConfig:
@@ -73,7 +78,11 @@ def get_config():
   """The experiment."""
   annealed = {"warmup_steps": 100, "schedule": "cosine", "weight_decay": 0.05}
   collect = CollectConfig(
-    prompts=16384, prompts_per_step=128, samples_per_prompt=8, micro_batch=1
+    prompts=16384,
+    prompts_per_step=128,
+    samples_per_prompt=8,
+    micro_batch=8,
+    micro_tokens=GROUP,
   )
   return to_config(
     Experiment(
@@ -84,8 +93,8 @@ def get_config():
         demonstrations="data/demonstrations.jsonl",
         prompts="data/prompts.jsonl",
         tokenizer="checkpoints/tokenizer",
-        prompt_tokens=8192,
-        completion_tokens=8192,
+        prompt_tokens=PROMPT,
+        completion_tokens=ANSWER,
         max_tiles=12,
       ),
       assemble=AssembleConfig(
@@ -95,21 +104,24 @@ def get_config():
         align=SftConfig(
           steps=4000,
           batch=512,
-          micro_batch=1,
+          micro_batch=4,
+          micro_tokens=2 * (PROMPT + ANSWER),
           optimizer=projector(2e-4, **annealed),
         ),
       ),
       sft=SftConfig(
         steps=400,
         batch=512,
-        micro_batch=1,
+        micro_batch=4,
+        micro_tokens=2 * (PROMPT + ANSWER),
         optimizer=projector(4e-5, **annealed),
       ),
       reward_model=RewardModelConfig(
         collect=collect,
         steps=400,
         batch=256,
-        micro_batch=1,
+        micro_batch=2,
+        micro_tokens=2 * (PROMPT + ANSWER),
         optimizer=OptimizerConfig(
           learning_rate=1e-5, trainable="(?!vision/).*"
         ),
@@ -120,14 +132,16 @@ def get_config():
         rounds=2,
         steps=200,
         batch=256,
-        micro_batch=1,
+        micro_batch=2,
+        micro_tokens=2 * (PROMPT + ANSWER),
         optimizer=projector(1e-6, warmup_steps=10),
       ),
       policy=PolicyConfig(
         steps=500,
         prompts_per_step=128,
         samples_per_prompt=8,
-        micro_batch=1,
+        micro_batch=8,
+        micro_tokens=GROUP,
         algorithm={"name": "r1v2", "capacity": 4096, "clip": 0.2},
         weights={"answer": 1.0, "format": 1.0},
         learned=LearnedConfig(weight=1.0, threshold=0.0),

@@ -5,13 +5,12 @@ import json
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
-from jaxrl_mm import metrics
+from jaxrl_mm import metrics, pytree
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.evaluate.accuracy import EvaluationConfig
 from jaxrl_mm.evaluate.judging import JudgingConfig
@@ -23,8 +22,6 @@ from jaxrl_mm.rewards import math as maths
 from jaxrl_mm.rewards.compose import Term
 from jaxrl_mm.rewards.endpoint import Endpoint
 from jaxrl_mm.rewards.judge import InProcess
-from jaxrl_mm.sampling.weights import FORMS
-from jaxrl_mm.train import assemble, policy
 from jaxrl_mm.train.assemble import AssembleConfig
 from jaxrl_mm.train.difficulty import DifficultyConfig
 from jaxrl_mm.train.loop import LoopConfig
@@ -201,140 +198,6 @@ def _build(kind: Any, values: Any, where: str) -> Any:
   )
 
 
-def check(e: Experiment, shards: int) -> None:
-  """Finds what does not divide, before anything is built.
-
-  Args:
-    e: the experiment.
-    shards: parts the mesh cuts the batch axis into, data * fsdp.
-
-  Raises:
-    InputError: shows the arithmetic.
-  """
-  for name, total, divisor, part in _divisions(e, shards):
-    if part < 1 or total < 1 or total % part:
-      raise InputError(
-        f"{name} ({total}) must be a multiple of {divisor} ({part})"
-      )
-  for name, count in _counts(e).items():
-    if count < 1:
-      raise InputError(f"{name} is {count}; it must be at least 1")
-  for name, room, completions in _rooms(e):
-    _check_room(e, name, room, completions)
-  rewards(e)
-  if "assemble" in e.stages:
-    _check_assemble(e)
-  if "difficulty" in e.stages and not {"result", "answer"} & {
-    *e.policy.weights
-  }:
-    raise InputError(
-      "config.policy.weights names neither 'result' nor 'answer', by which the "
-      "difficulty stage grades; add one"
-    )
-  if "preference" in e.stages and "reward_model" not in e.stages:
-    _check_unscored(e)
-  if "policy" in e.stages:
-    _check_policy(e)
-    _check_learned(e)
-
-
-def _rooms(e: Experiment) -> Iterator[tuple[str, int, int]]:
-  """(name, tokens, completions of a row) of all that counts tokens."""
-  for name in e.stages:
-    if name in ("sft", "cold_start", "policy"):
-      yield f"config.{name}", getattr(e, name).micro_tokens, 1
-    if name in ("reward_model", "preference"):
-      config = getattr(e, name)
-      yield f"config.{name}", config.micro_tokens, 2
-      yield f"config.{name}.collect", config.collect.micro_tokens, 1
-  if "assemble" in e.stages:
-    yield "config.assemble.align", e.assemble.align.micro_tokens, 1
-    if e.assemble.text:
-      yield "config.assemble.text", e.assemble.text.micro_tokens, 1
-
-
-def _check_room(e: Experiment, name: str, room: int, completions: int) -> None:
-  """Whether the longest row fits, and each is on one device."""
-  prompt, answer = e.data.prompt_tokens, e.data.completion_tokens
-  if not room:
-    return
-  if room < prompt + completions * answer:
-    raise InputError(
-      f"{name}.micro_tokens is {room} and one row can have {prompt} prompt_"
-      f"tokens + {completions} * {answer} completion_tokens; raise it to "
-      f"{prompt + completions * answer}, or set it to 0"
-    )
-  if e.mesh.sequence != 1:
-    raise InputError(
-      f"{name}.micro_tokens packs rows, and config.mesh.sequence is "
-      f"{e.mesh.sequence}, which cuts them; set one of them to its default"
-    )
-
-
-def _check_unscored(e: Experiment) -> None:
-  """Without a reward model all scores are equal."""
-  if e.preference.threshold > 0:
-    raise InputError(
-      f"config.preference.threshold is {e.preference.threshold} and there is "
-      "no reward model to score pairs; add 'reward_model' to config.stages, or "
-      "set the threshold to 0"
-    )
-
-
-def _check_assemble(e: Experiment) -> None:
-  """Where the language models come from, and that they keep their adapters."""
-  assemble.check(e.assemble)
-  if e.lora and (e.assemble.substitute or e.assemble.reasoner):
-    raise InputError(
-      "config.lora puts adapters into the run's own language model and "
-      "config.assemble takes another from a folder; set config.lora to None"
-    )
-
-
-def _check_policy(e: Experiment) -> None:
-  """The algorithm and the sampler."""
-  policy.make_algorithm(e.policy, e.seed)
-  name = e.policy.algorithm["name"]
-  if e.policy.samples_per_prompt == 1 and name not in policy.WITHOUT_GROUPS:
-    raise InputError(
-      f"config.policy.samples_per_prompt is 1 and '{name}' compares the "
-      "answers to a question, so nothing could be learned; raise it, or choose "
-      f"one of {', '.join(policy.WITHOUT_GROUPS)}"
-    )
-  if e.policy.temperature <= 0:
-    raise InputError(
-      f"config.policy.temperature is {e.policy.temperature} and rollouts are "
-      "drawn at random; set it above 0"
-    )
-  for name in ("cache", "decode_weights"):
-    if (form := getattr(e.policy, name)) not in FORMS:
-      raise InputError(
-        f"config.policy.{name} is '{form}'; known are {', '.join(FORMS)}"
-      )
-  if not all(e.policy.stop):
-    raise InputError("config.policy.stop has an empty string; take it out")
-
-
-def _check_learned(e: Experiment) -> None:
-  """The learned part of the reward, and what it needs."""
-  learned = e.policy.learned
-  if learned and "reward_model" not in e.stages:
-    raise InputError(
-      "config.policy.learned needs a reward model; add 'reward_model' to "
-      "config.stages, or set config.policy.learned to None"
-    )
-  if learned and learned.band and learned.threshold is None:
-    raise InputError(
-      "config.policy.learned.band moves a threshold and there is none; set "
-      "config.policy.learned.threshold"
-    )
-  if learned and learned.band and "hallucination" not in e.policy.weights:
-    raise InputError(
-      "config.policy.learned.band follows the hallucination rate; name "
-      "'hallucination' in config.policy.weights, with weight 0 to only watch it"
-    )
-
-
 def profiled(e: Experiment) -> range:
   """The steps that are traced.
 
@@ -386,110 +249,6 @@ def rewards(e: Experiment) -> dict[str, Term]:
   return {n: known[n]._replace(weight=w) for n, w in e.policy.weights.items()}
 
 
-def _divisions(
-  e: Experiment, shards: int
-) -> Iterator[tuple[str, int, str, int]]:
-  """(name, number, name of its divisor, divisor) of all that must divide."""
-  cut = f"the {shards} row shards of config.mesh"
-  size, batch = e.evaluation.size, e.evaluation.batch
-  length = e.data.prompt_tokens + e.data.completion_tokens
-  if e.mesh.sequence > 0:
-    cuts = "config.mesh.sequence", e.mesh.sequence
-    yield "config.data.prompt_tokens + completion_tokens", length, *cuts
-  yield "config.evaluation.size", size, "its batch", batch
-  yield "config.evaluation.batch", batch, cut, shards
-  yield (
-    f"the rows of one shard, {batch} evaluation.batch / {shards} shards",
-    batch // shards,
-    "config.evaluation.micro_batch",
-    min(e.evaluation.micro_batch, batch // shards),
-  )
-  for name in e.stages:
-    if name in ("sft", "cold_start", "reward_model", "preference"):
-      yield from _batch_divisions(name, getattr(e, name), shards)
-    if name in ("reward_model", "preference"):
-      c, where = getattr(e, name).collect, f"config.{name}.collect"
-      yield f"{where}.prompts", c.prompts, "its batch", c.prompts_per_step
-      yield f"{where}.prompts_per_step", c.prompts_per_step, cut, shards
-      rows = c.prompts_per_step * c.samples_per_prompt // shards
-      if not c.micro_tokens:
-        yield (
-          f"the rows of one shard, {c.prompts_per_step} prompts_per_step * "
-          f"{c.samples_per_prompt} samples_per_prompt / {shards} shards",
-          rows,
-          f"{where}.micro_batch",
-          min(c.micro_batch, rows),
-        )
-  if "assemble" in e.stages:
-    parts = {"text": e.assemble.text, "align": e.assemble.align}
-    for name, part in parts.items():
-      if part:
-        yield from _batch_divisions(f"assemble.{name}", part, shards)
-  if "difficulty" in e.stages:
-    yield "config.difficulty.batch", e.difficulty.batch, cut, shards
-  if e.judging:
-    yield "config.judging.batch", e.judging.batch, cut, shards
-  if "policy" in e.stages:
-    p = e.policy
-    capacity = p.algorithm.get("capacity", shards)
-    yield "config.policy.prompts_per_step", p.prompts_per_step, cut, shards
-    rows = (
-      f"{p.prompts_per_step} prompts_per_step * {p.samples_per_prompt} "
-      f"samples_per_prompt / {shards} shards"
-    )
-    several = p.updates_per_rollout
-    if several != 1:
-      updates = "config.policy.updates_per_rollout"
-      yield f"the rows of one shard, {rows}", p.rows // shards, updates, several
-      rows += f" / {several} updates_per_rollout"
-    size = p.rows // shards // max(several, 1)
-    if not p.micro_tokens:
-      yield (
-        f"the rows of one shard, {rows}",
-        size,
-        "config.policy.micro_batch",
-        min(p.micro_batch, size),
-      )
-    yield "config.policy.algorithm.capacity", capacity, cut, shards
-    if p.pool:
-      asked = "config.policy.prompts_per_step"
-      yield "config.policy.pool", p.pool, asked, p.prompts_per_step
-
-
-def _batch_divisions(
-  name: str, config: Any, shards: int
-) -> Iterator[tuple[str, int, str, int]]:
-  """The arithmetic of a stage that reads `batch` rows an update."""
-  rows = config.batch // shards
-  cut = f"the {shards} row shards of config.mesh"
-  yield f"config.{name}.batch", config.batch, cut, shards
-  if not config.micro_tokens:
-    yield (
-      f"the rows of one shard, {config.batch} {name}.batch / {shards} shards",
-      rows,
-      f"config.{name}.micro_batch",
-      min(config.micro_batch, rows),
-    )
-
-
-def _counts(e: Experiment) -> dict[str, int]:
-  """All that is counted, and not by zero."""
-  return {
-    "config.sft.steps": e.sft.steps,
-    "config.reward_model.steps": e.reward_model.steps,
-    "config.preference.steps": e.preference.steps,
-    "config.preference.rounds": e.preference.rounds,
-    "config.difficulty.questions": e.difficulty.questions,
-    "config.difficulty.attempts": e.difficulty.attempts,
-    "config.cold_start.steps": e.cold_start.steps,
-    "config.policy.steps": e.policy.steps,
-    "config.policy.updates_per_rollout": e.policy.updates_per_rollout,
-    "config.policy.samples_every": e.policy.samples_every,
-    "config.loop.save_every": e.loop.save_every,
-    "config.loop.max_bad_steps": e.loop.max_bad_steps,
-  }
-
-
 # What a run may go on with: where it runs, how it saves, what is watched.
 _MAY_CHANGE = ("mesh.", "loop.", "profile_steps")
 
@@ -531,11 +290,9 @@ def _check_same(workdir: Path, there: Any, here: Any) -> None:
   """Raises InputError if what has been done would not be done so again."""
   ahead = [n for n in there.get("stages", ()) if not _has_begun(workdir / n)]
   free = (*_MAY_CHANGE, *(f"{name}." for name in ahead))
-  other, mine = _flat(there), _flat(here)
+  differ = pytree.differences(there, here)
   changed = [
-    f"{k} is {other.get(k)} there and {mine.get(k)} here"
-    for k in sorted(other.keys() | mine.keys())
-    if other.get(k) != mine.get(k) and not k.startswith(free)
+    words for name, words in differ.items() if not name.startswith(free)
   ]
   if changed:
     raise InputError(
@@ -558,10 +315,3 @@ def unwritable(workdir: Path, process: int) -> str:
   except OSError as error:
     return f"cannot write to {workdir}: {error}; choose another --workdir"
   return ""
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-  if not isinstance(tree, Mapping):
-    return {prefix: tree}
-  parts = [_flat(v, f"{prefix}.{k}" if prefix else k) for k, v in tree.items()]
-  return {k: v for part in parts for k, v in part.items()}

@@ -4,6 +4,7 @@ Tokens come to the host once a step, strings are graded there, and two
 numbers a row go back.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -69,8 +70,9 @@ def rollout(
   completions = sample(params, prompts, key)
   tokens = sharding.to_host(completions.tokens)
   sampled = time.perf_counter()
-  scores = grade(terms, tokenizer, tokens, batch, prefix)
-  scores = _agree(scores, mesh, len(completions.tokens))
+  scores = _grade_once(
+    terms, tokenizer, tokens, batch, prefix, mesh, len(completions.tokens)
+  )
   rewards = sharding.to_device(
     (scores.total, scores.verifiable, scores.terms), mesh
   )
@@ -79,13 +81,24 @@ def rollout(
   return Rollout(trajectories, scores, sampled - start, graded - sampled)
 
 
-def _agree(scores: compose.Scores, mesh: Mesh, rows: int) -> compose.Scores:
-  """A judge or a time limit may tell one row apart on its several holders."""
-  table = np.stack([scores.total, scores.verifiable, *scores.terms.values()], 1)
-  total, verifiable, *terms = sharding.of_first_holder(table, mesh, rows).T
-  return scores._replace(
-    total=total, verifiable=verifiable, terms=dict(zip(scores.terms, terms))
-  )
+def _grade_once(terms, tokenizer, tokens, batch, prefix, mesh, rows):
+  """Scores of the rows of this process; `rows` are those of all.
+
+  A row that several hold is graded by the first of them, so that a judge is
+  asked once and no time limit can tell it apart.
+  """
+  own = sharding.first_held(mesh, rows)
+  numbers = np.zeros((len(own), 2 + len(terms)), np.float32)
+  failures = dict.fromkeys(terms, 0)
+  if own.any():
+    asked = own.reshape(len(batch.examples), -1)[:, 0]
+    examples = list(itertools.compress(batch.examples, asked))
+    mine = batch._replace(examples=examples)
+    graded = grade(terms, tokenizer, tokens[own], mine, prefix)
+    columns = graded.total, graded.verifiable, *graded.terms.values()
+    numbers[own], failures = np.stack(columns, 1), graded.failures
+  total, verifiable, *each = sharding.of_first_holder(numbers, mesh, rows).T
+  return compose.Scores(total, verifiable, dict(zip(terms, each)), failures)
 
 
 def uniform_groups(rolled: Rollout, samples: int) -> int:

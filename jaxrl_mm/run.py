@@ -7,58 +7,35 @@ started again walks through all its stages.
 
 import dataclasses
 import logging
-import shutil
-from collections.abc import Callable, Collection, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from jaxrl_mm import experiment, report, sharding, summary, weights
-from jaxrl_mm.data import (
-  comparisons,
-  difficulty,
-  loader,
-  pairs,
-  patches,
-  sets,
-  skipping,
-  sources,
-  templates,
+from jaxrl_mm import (
+  experiment,
+  inputs,
+  preflight,
+  report,
+  sharding,
+  summary,
+  weights,
 )
+from jaxrl_mm.data import difficulty, skipping
 from jaxrl_mm.data import tokenizer as tok
-from jaxrl_mm.data.images import Tiles
-from jaxrl_mm.data.loader import Layout
-from jaxrl_mm.data.pairs import Given
-from jaxrl_mm.data.patches import Patching
-from jaxrl_mm.data.skipping import Sound
 from jaxrl_mm.data.sources import Source
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.evaluate.accuracy import make_evaluator
 from jaxrl_mm.evaluate.blindness import make_blindness
 from jaxrl_mm.evaluate.judging import make_judging
-from jaxrl_mm.experiment import REWARDS, DataConfig, Experiment
-from jaxrl_mm.models.config import ModelConfig, QwenVisionConfig
+from jaxrl_mm.experiment import REWARDS, Experiment
+from jaxrl_mm.inputs import Sources
 from jaxrl_mm.models.vlm import Params
-from jaxrl_mm.optimizer import make_optimizer, split_trainable
 from jaxrl_mm.rewards.compose import Term
-from jaxrl_mm.rewards.endpoint import Endpoint
-from jaxrl_mm.rewards.judge import JudgeDown
 from jaxrl_mm.train import assemble, policy, preference, reward_model, sft
 from jaxrl_mm.train import difficulty as labelling
 from jaxrl_mm.train.loop import Setting
-
-_ENDLESS = 1 << 30
-
-
-class Sources(NamedTuple):
-  """Questions of a run, and pairs; see `DataConfig` and `EvaluationConfig`."""
-
-  held_out: Source
-  demonstrations: Source
-  prompts: Source
-  given: Given | None = None
 
 
 class Run(NamedTuple):
@@ -68,14 +45,12 @@ class Run(NamedTuple):
     experiment: the config.
     setting: tokenizer, shapes and mesh.
     sources: of questions.
-    probe: measures how far a policy answers without looking.
     workdir: folder of the run.
   """
 
   experiment: Experiment
   setting: Setting
   sources: Sources
-  probe: Callable[[Params], dict[str, float]]
   workdir: Path
 
 
@@ -154,7 +129,8 @@ def _labels(r: Run) -> list[difficulty.Label]:
 
 def _fits(setting: Setting, label: difficulty.Label) -> bool:
   """Whether a trace has room; that of an answer cut off has none to end."""
-  ids = tok.completion_ids(setting.tokenizer, label.trace)
+  drawn = label.trace.removeprefix(setting.layout.prefix)
+  ids = tok.completion_ids(setting.tokenizer, drawn)
   return len(ids) <= setting.layout.completion_tokens
 
 
@@ -186,7 +162,7 @@ def _policy(r: Run, models: Models) -> Models:
     experiment.rewards(e),
     r.workdir / "policy",
     reward=models.reward,
-    probe=make_probe(r),
+    probe=make_probe(r) if e.policy.probe_every else None,
   )
   return models._replace(policy=trained)
 
@@ -218,21 +194,19 @@ def run(e: Experiment, workdir: Path) -> dict[str, Any]:
   sizes = e.mesh.data, e.mesh.fsdp, e.mesh.tensor
   mesh = sharding.make_mesh(*sizes, sequence=e.mesh.sequence)
   check_stages(e)
-  experiment.check(e, mesh.shape["data"] * mesh.shape["fsdp"])
-  claim(workdir, e)
+  preflight.check_config(e, mesh.shape["data"] * mesh.shape["fsdp"])
+  preflight.claim(workdir, e)
   told = summary.read(workdir)
-  check_endpoints(e, told["stages"])
-  setting = make_setting(e, mesh)
-  opened = open_sources(e, setting, workdir)
+  preflight.check_endpoints(e, told["stages"])
+  setting = inputs.make_setting(e, mesh)
+  opened = inputs.open_sources(e, setting, workdir)
   with jax.set_mesh(mesh):
-    check_facts(e, opened.prompts)
-    sizes = e.evaluation.batch, e.evaluation.micro_batch
-    probe = make_blindness(setting, opened.held_out, *sizes)
-    r = Run(e, setting, opened, probe, workdir)
+    preflight.check_facts(e, opened.prompts)
+    r = Run(e, setting, opened, workdir)
     measure = make_measure(r)
     shapes = weights.shapes(e)
-    check_optimizers(e, shapes)
-    check_room(e, workdir, shapes, told["stages"])
+    preflight.check_optimizers(e, shapes)
+    preflight.check_disk(e, workdir, shapes, told["stages"])
     models = Models(policy=weights.initial(e, mesh))
     for name in e.stages:
       models = STAGES[name](r, models)
@@ -242,105 +216,18 @@ def run(e: Experiment, workdir: Path) -> dict[str, Any]:
         found = difficulty.shares(labels) if labels else measure(name, models)
         told["stages"][name] = summary.describe_stage(workdir / name, found)
         summary.write(workdir, told)
-  summary.show(told, workdir)
-  if bad := skipping.read(_skipped(workdir)):
-    print(f"{len(bad)} bad records were passed over: {_skipped(workdir)}")
-  if jax.process_index() == 0:
-    print(f"To look at: {report.write(workdir)}")
+  _show(told, workdir)
   return told
 
 
-def claim(workdir: Path, e: Experiment) -> None:
-  """Makes the folder this run's, on the first process; all see it.
-
-  Raises:
-    InputError: see `claim_folder`; or a process cannot write there, or sees
-      another folder of that name.
-  """
-  problem = ""
+def _show(told: dict[str, Any], workdir: Path) -> None:
+  """Prints the summary, and where there is more to look at."""
+  summary.show(told, workdir)
+  skipped = inputs.skipped(workdir)
+  if bad := skipping.read(skipped):
+    print(f"{len(bad)} bad records were passed over: {skipped}")
   if jax.process_index() == 0:
-    try:
-      experiment.claim_folder(workdir, e)
-    except InputError as error:
-      problem = str(error)
-  problem = sharding.of_first_process(problem)
-  problem = problem or experiment.unwritable(workdir, jax.process_index())
-  if sharding.sum_over_processes(float(bool(problem))):
-    raise InputError(
-      problem or f"another process cannot use {workdir}; its message says why"
-    )
-
-
-def check_endpoints(e: Experiment, done: Collection[str]) -> None:
-  """Asks the models that a stage to come will ask, each once.
-
-  Args:
-    e: the experiment.
-    done: stages that will not ask again.
-
-  Raises:
-    InputError: one of them does not answer.
-  """
-  problem = ""
-  if jax.process_index() == 0:
-    for name, endpoint in _endpoints(e, done).items():
-      try:
-        dataclasses.replace(endpoint, retries=0)(["Say 1."])
-      except JudgeDown as error:
-        problem = problem or f"config.{name}: {error}"
-  if problem := sharding.of_first_process(problem):
-    raise InputError(problem)
-
-
-def _endpoints(e: Experiment, done: Collection[str]) -> dict[str, Endpoint]:
-  """Those of the stages to come, by their place in the config."""
-  left, asked = set(e.stages) - set(done), {}
-  if "difficulty" in left and e.difficulty.teacher.base_url:
-    asked["difficulty.teacher"] = e.difficulty.teacher
-  if "policy" in left and e.consistency and "consistency" in e.policy.weights:
-    asked["consistency"] = e.consistency
-  return asked
-
-
-def check_room(
-  e: Experiment, workdir: Path, params: Params, done: Collection[str]
-) -> None:
-  """Raises InputError if the disk is too full for the checkpoints to come.
-
-  Args:
-    e: the experiment.
-    workdir: folder of the run.
-    params: weights or shapes; a stage saves those it trains, with two moments
-      each, and the policy stage the replay buffer.
-    done: stages that will not save again.
-  """
-  need = 0
-  for name in e.stages:
-    memory = _bytes(_memory(e)) if name == "policy" else 0
-    for optimizer, _ in experiment.trainings(e, name).values():
-      trained, _ = split_trainable(optimizer, params)
-      moments = sum(8 * x.size for x in jax.tree.leaves(trained))
-      size = _bytes(trained) + moments + memory
-      need += 0 if name in done else e.loop.keep * size
-  free = shutil.disk_usage(workdir).free
-  if free < need:
-    raise InputError(
-      f"the checkpoints of this run take about {need / 1e9:.1f} GB and "
-      f"{workdir} has {free / 1e9:.1f} GB left; free some, choose another "
-      "--workdir, or lower config.loop.keep"
-    )
-
-
-def _bytes(tree: Any) -> int:
-  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
-
-def _memory(e: Experiment) -> Any:
-  """Shapes of what the algorithm remembers: the rows of a replay buffer."""
-  terms = list(experiment.rewards(e))
-  rows = policy.trajectory_shapes(make_layout(e), e.policy, terms)
-  transform = policy.make_algorithm(e.policy, e.seed).transform
-  return jax.eval_shape(transform.init, rows)
+    print(f"To look at: {report.write(workdir)}")
 
 
 def make_probe(r: Run) -> Callable[[Params], dict[str, float]]:
@@ -350,9 +237,17 @@ def make_probe(r: Run) -> Callable[[Params], dict[str, float]]:
   small = dataclasses.replace(config, size=config.batch)
   terms = rules({"answer": 1.0})
   evaluate = make_evaluator(r.setting, small, r.sources.held_out, terms)
+  blindness = _make_blindness(r)
   return lambda params: (
-    {"held_out_accuracy": evaluate(params)["answer"]} | r.probe(params)
+    {"held_out_accuracy": evaluate(params)["answer"]} | blindness(params)
   )
+
+
+def _make_blindness(r: Run) -> Callable[[Params], dict[str, float]]:
+  """How far a policy answers without looking, on a batch of held-out
+  questions."""
+  sizes = r.experiment.evaluation.batch, r.experiment.evaluation.micro_batch
+  return make_blindness(r.setting, r.sources.held_out, *sizes)
 
 
 def make_measure(r: Run) -> Callable[[str, Models], dict[str, float]]:
@@ -365,10 +260,11 @@ def make_measure(r: Run) -> Callable[[str, Models], dict[str, float]]:
   evaluate = make_evaluator(
     r.setting, e.evaluation, r.sources.held_out, known(r.sources.held_out)
   )
+  blindness = _make_blindness(r)
 
   def measure(stage: str, models: Models) -> dict[str, float]:
     held = evaluate(models.policy)
-    found = {"accuracy": held.pop("answer")} | held | r.probe(models.policy)
+    found = {"accuracy": held.pop("answer")} | held | blindness(models.policy)
     if stage == "reward_model":
       found["pair_accuracy"] = reward_model.pair_accuracy(
         r.setting,
@@ -415,161 +311,3 @@ def check_stages(e: Experiment) -> None:
         f"config.stages has '{user}' before '{maker}', which makes what it "
         "uses; exchange them"
       )
-
-
-def check_facts(e: Experiment, prompts: Source) -> None:
-  """Raises InputError if a threshold would follow a rate nobody can count."""
-  bands = {"preference": e.preference.band}
-  if e.policy.learned:
-    bands["policy"] = e.policy.learned.band
-  for stage, band in bands.items():
-    if stage in e.stages and band and not prompts[0].facts:
-      raise InputError(
-        f"config.{stage} has a band for the hallucination rate and "
-        f"{e.data.prompts} does not say what is in its pictures; add 'facts' "
-        "to its records, or set the band to None"
-      )
-
-
-def check_optimizers(e: Experiment, params: Params) -> None:
-  """Finds a stage's wrong schedule or pattern before the first one trains."""
-  for name in e.stages:
-    for optimizer, steps in experiment.trainings(e, name).values():
-      make_optimizer(optimizer, steps)
-      split_trainable(optimizer, params)
-
-
-def make_setting(e: Experiment, mesh: jax.sharding.Mesh) -> Setting:
-  """Tokenizer, shapes and mesh, checked against the model."""
-  folder = e.data.tokenizer or e.pretrained
-  pairs = e.data.prompts.startswith(comparisons.DIGIT_PAIRS)
-  texts = comparisons.digit_pair_texts() if pairs else sources.digits_texts()
-  tokenizer = tok.load(folder) if folder else tok.build(texts)
-  if len(tokenizer) > e.model.decoder.vocab:
-    raise InputError(
-      f"the tokenizer has {len(tokenizer)} entries and config.model.decoder."
-      f"vocab is {e.model.decoder.vocab}; use the model's own tokenizer"
-    )
-  layout = make_layout(e)
-  return Setting(
-    model=e.model,
-    tokenizer=tokenizer,
-    image_token=templates.image_token(tokenizer, layout.markup),
-    layout=layout,
-    mesh=mesh,
-    loop=e.loop,
-    seed=e.seed,
-    profile=experiment.profiled(e),
-  )
-
-
-def make_layout(e: Experiment) -> Layout:
-  """The shapes of prompts, and of pictures where the model sees any."""
-  vision, data = e.model.vision, e.data
-  layout = partial(
-    Layout, data.prompt_tokens, data.completion_tokens, prefix=data.prefix
-  )
-  if vision is None:
-    return layout(pictures=None, markup=templates.TEXT)
-  if isinstance(vision, QwenVisionConfig):
-    return layout(pictures=make_patching(e.model, data), markup=templates.QWEN)
-  tiles = Tiles(
-    max_tiles=data.max_tiles,
-    image_size=vision.image_size,
-    tokens=(vision.side // e.model.shuffle) ** 2,
-    max_pictures=data.max_pictures,
-  )
-  return layout(pictures=tiles)
-
-
-def make_patching(model: ModelConfig, data: DataConfig) -> Patching:
-  """How the pictures of a Qwen2.5-VL are cut.
-
-  Raises:
-    InputError: a patch would hold another number of frames than the tower
-      takes.
-  """
-  vision = model.vision
-  if data.frames not in (1, vision.frames):
-    raise InputError(
-      f"config.data.frames is {data.frames}; set it to 1 for pictures alone or "
-      f"to {vision.frames}, the frames of a patch, for videos"
-    )
-  token = vision.patch_size * model.shuffle
-  enough = patches.enough_windows(
-    data.max_pixels // token**2, vision.window // model.shuffle
-  )
-  return Patching(
-    windows=data.windows or data.max_pictures * enough,
-    max_pictures=data.max_pictures,
-    min_pixels=min(patches.MIN_PIXELS, data.max_pixels),
-    max_pixels=data.max_pixels,
-    frames=data.frames,
-    patch_size=vision.patch_size,
-    window=vision.window,
-    shuffle=model.shuffle,
-    tower_frames=vision.frames,
-  )
-
-
-def open_sources(e: Experiment, setting: Setting, workdir: Path) -> Sources:
-  """Held-out questions, demonstrations, prompts; all opened before training.
-
-  Seeds differ, so that the prompts are other pictures than the
-  demonstrations; held-out questions are the same for every seed.
-  """
-  demonstrations = sets.open_source(
-    e.data.demonstrations,
-    size=_ENDLESS,
-    seed=2 * e.seed,
-    labelled=e.data.labelled,
-  )
-  if "sft" in e.stages:
-    sources.check_demonstrations(demonstrations)
-  prompts = sets.open_source(e.data.prompts, size=_ENDLESS, seed=2 * e.seed + 1)
-  imitated = {"sft", "assemble"} & set(e.stages)
-  encode = loader.encode_demonstration if imitated else loader.encode_prompt
-  sound = partial(_sound, e, setting, workdir)
-  return Sources(
-    _open_held_out(e),
-    sound(demonstrations, e.data.demonstrations, encode),
-    sound(prompts, e.data.prompts, loader.encode_prompt),
-    _open_given(e, sound),
-  )
-
-
-def _open_given(e: Experiment, sound) -> Given | None:
-  if not e.data.pairs:
-    return None
-  opened = sets.open_pairs(e.data.pairs, size=_ENDLESS, seed=2 * e.seed + 1)
-  return Given(sound(opened, e.data.pairs, pairs.encode_given))
-
-
-def _sound(e, setting, workdir, source, name, encode):
-  """The source as it is, or without the records that cannot be encoded."""
-  if not e.data.skip_bad:
-    return source
-  fits = lambda record: encode(record, 0, setting.tokenizer, setting.layout)
-  return Sound(source, fits, skipping.make_tell(_skipped(workdir), name))
-
-
-def _skipped(workdir: Path) -> Path:
-  """Every process names the bad records it has met."""
-  return workdir / f"skipped.{jax.process_index()}.jsonl"
-
-
-def _open_held_out(e: Experiment) -> Source:
-  """The same for every seed."""
-  if e.judging:
-    return sets.open_source(
-      e.judging.source, size=e.judging.pairs, seed=0, both_orders=True
-    )
-  held_out = sets.open_source(
-    e.evaluation.source, size=e.evaluation.size, seed=0
-  )
-  if len(held_out) < e.evaluation.size:
-    raise InputError(
-      f"config.evaluation.size is {e.evaluation.size} and "
-      f"{e.evaluation.source} has {len(held_out)} records"
-    )
-  return held_out

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxrl_mm import run, sharding, weights
+from jaxrl_mm import inputs, sharding, weights
 from jaxrl_mm.data import loader, pictures
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.sources import Example
@@ -76,7 +76,7 @@ def sample(args: argparse.Namespace, write: Callable[[str], Any]) -> Speed:
       "vision-language model"
     )
   mesh, ends = make_mesh(e.model), end_tokens(e)
-  setting = run.make_setting(e, mesh)
+  setting = inputs.make_setting(e, mesh)
   prompts = encode(setting, args.prompt, seen)
   check_length(e, prompts.tokens.shape[1], args.max_tokens)
   with jax.set_mesh(mesh):

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import (
@@ -21,7 +22,7 @@ from jax.sharding import (
   NamedSharding,
   PartitionSpec,
 )
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxrl_mm import pytree
 from jaxrl_mm.errors import InputError
@@ -39,14 +40,14 @@ class Rules:
   batch: MeshAxis = BATCH_AXES
   length: MeshAxis = "sequence"
   layer: MeshAxis = None
-  embed: MeshAxis = "fsdp"
+  embed: MeshAxis = ("fsdp", "sequence")
   heads: MeshAxis = "tensor"
   kv_heads: MeshAxis = "tensor"
   mlp: MeshAxis = "tensor"
   vocab: MeshAxis = "tensor"
 
   def spec(self, *axes: str | None) -> PartitionSpec:
-    """`spec('vocab', 'embed')` -> `P('tensor', 'fsdp')`."""
+    """`spec('layer', 'mlp')` -> `P(None, 'tensor')`."""
     placed = [None if a is None else getattr(self, a) for a in axes]
     used = [m for p in placed if p for m in ((p,) if isinstance(p, str) else p)]
     if len(set(used)) != len(used):
@@ -92,6 +93,11 @@ def batch_shards() -> int:
   """Into how many parts the mesh in use cuts the batch axis."""
   shape = jax.sharding.get_abstract_mesh().shape
   return math.prod(shape.get(name, 1) for name in BATCH_AXES)
+
+
+def length_shards() -> int:
+  """Into how many parts the mesh in use cuts the tokens of a row."""
+  return jax.sharding.get_abstract_mesh().shape.get(RULES.length, 1)
 
 
 def constrain(x: Array, *axes: str | None) -> Array:
@@ -143,6 +149,93 @@ def put_rows(x: Array, index: Array, y: Array) -> Array:
   return put(split(x), split(index), split(y)).reshape(x.shape)
 
 
+def gather_rows(tree: Any, index: Int[Array, " N"]) -> Any:
+  """`x[index]` of every leaf, from whichever shard has the row.
+
+  The same bits, but a device has few other rows than its own at a time; the
+  compiler would bring all N to every device.
+
+  Args:
+    tree: leaves [B, ...].
+    index: numbers of rows, known to all devices.
+  """
+  axes, shards = _rows_cut(tree, index)
+  if shards == 1:
+    return jax.tree.map(lambda x: x[index], tree)
+
+  def of_shard(tree, index):
+    held, here = jax.tree.leaves(tree)[0].shape[0], jax.lax.axis_index(axes)
+
+    def one_for_each(wanted):
+      sent = jax.lax.map(lambda i: _row(tree, i), wanted % held)
+      take = lambda x: jax.lax.all_to_all(x, axes, 0, 0)
+      return _row(jax.tree.map(take, sent), wanted[here] // held)
+
+    return jax.lax.map(one_for_each, index.reshape(shards, -1).T)
+
+  cut, whole = PartitionSpec(axes), PartitionSpec()
+  return jax.shard_map(of_shard, in_specs=(cut, whole), out_specs=cut)(
+    tree, index
+  )
+
+
+def scatter_rows(tree: Any, index: Int[Array, " N"], new: Any) -> Any:
+  """Every leaf with row `index[n]` replaced by row n of `new`, on any shard.
+
+  The reverse of `gather_rows`, and as sparing.
+
+  Args:
+    tree: leaves [B, ...].
+    index: numbers of rows, known to all devices; none twice, but for B and
+      more, which drop a row.
+    new: leaves [N, ...].
+  """
+  axes, shards = _rows_cut(tree, index)
+  if shards == 1:
+    put = lambda x, y: x.at[index].set(y, mode="drop")
+    return jax.tree.map(put, tree, new)
+
+  def of_shard(tree, index, new):
+    held = jax.tree.leaves(tree)[0].shape[0]
+    first = jax.lax.axis_index(axes) * held
+
+    def one_of_each(tree, rows):
+      index, new = rows
+      new = jax.tree.map(lambda x: jax.lax.all_gather(x, axes), new)
+      return jax.lax.scan(put, tree, (index - first, new))[0], None
+
+    def put(tree, row):
+      place, new = row
+      mine = (place >= 0) & (place < held)
+      place = jnp.clip(place, 0, held - 1)
+      # A slice is changed in place; a scatter would copy the whole on a TPU.
+      set_row = lambda x, new, old: jax.lax.dynamic_update_index_in_dim(
+        x, jnp.where(mine, new, old), place, 0
+      )
+      return jax.tree.map(set_row, tree, new, _row(tree, place)), None
+
+    rows = index.reshape(shards, -1).T, new
+    return jax.lax.scan(one_of_each, tree, rows)[0]
+
+  cut, whole = PartitionSpec(axes), PartitionSpec()
+  return jax.shard_map(of_shard, in_specs=(cut, whole, cut), out_specs=cut)(
+    tree, index, new
+  )
+
+
+def _row(tree, number):
+  return jax.tree.map(lambda x: x[number], tree)
+
+
+def _rows_cut(tree, index):
+  """The mesh axes that cut these rows, and into how many parts."""
+  mesh = jax.sharding.get_abstract_mesh()
+  axes = tuple(name for name in BATCH_AXES if name in mesh.auto_axes)
+  shards = math.prod(mesh.shape[name] for name in axes)
+  sizes = jax.tree.leaves(tree)[0].shape[0], index.shape[0]
+  return axes, 1 if any(size % shards for size in sizes) else shards
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
   """The layout of scalars, keys and whatever is small."""
   return NamedSharding(mesh, PartitionSpec())
@@ -179,13 +272,13 @@ def by_table(
       raise ValueError(f"{name}: axes {axes} for the shape {leaf.shape}")
     sharding = NamedSharding(mesh, rules.spec(*axes))
     for size, axis, part in zip(leaf.shape, axes, sharding.spec):
-      parts = math.prod(
-        mesh.shape[m] for m in ([part] if isinstance(part, str) else part or ())
-      )
+      over = [part] if isinstance(part, str) else part or ()
+      parts = math.prod(mesh.shape[m] for m in over)
       if size % parts:
         raise InputError(
           f"the axis '{axis}' of {name} has size {size}, which the {parts} "
-          f"devices of mesh axis '{part}' do not divide; change config.mesh"
+          f"devices of mesh axis '{' x '.join(over)}' do not divide; "
+          "change config.mesh"
         )
     return sharding
 
@@ -226,13 +319,21 @@ def local_rows(mesh: Mesh, count: int) -> list[int]:
   return sorted({i for (cut,) in held for i in range(count)[cut]})
 
 
+def first_held(mesh: Mesh, count: int) -> Bool[np.ndarray, " local"]:
+  """Of the `local_rows` of this process, those that no earlier one holds."""
+  here, held = jax.process_index(), _held_by_each(mesh, count)
+  earlier = {number for part in held[:here] for number in part}
+  return np.array([number not in earlier for number in held[here]])
+
+
 def of_first_holder(
   x: Float[np.ndarray, "local K"], mesh: Mesh, count: int
 ) -> Float[np.ndarray, "local K"]:
   """What the first process that holds a row has for it, on all that hold it.
 
   Args:
-    x: of the `local_rows` of this process.
+    x: of the `local_rows` of this process; only those that are `first_held`
+      count.
     mesh: the mesh.
     count: rows in all.
   """

@@ -30,9 +30,10 @@ LAYERS = {
   5: ("train",),
   6: ("evaluate", "report"),
   7: ("experiment", "summary"),
-  8: ("weights",),
-  9: ("run",),
-  10: ("main", "convert", "sample", "__init__", "__main__"),
+  8: ("weights", "inputs"),
+  9: ("preflight",),
+  10: ("run",),
+  11: ("main", "convert", "sample", "__init__", "__main__"),
 }
 LEVEL = {unit: level for level, units in LAYERS.items() for unit in units}
 

@@ -144,24 +144,47 @@ def test_the_given_beginning_of_an_answer_is_graded_with_it():
   np.testing.assert_array_equal(scores.terms["format"], [1, 0])
 
 
-def test_a_row_of_several_processes_has_one_reward(monkeypatch):
+@pytest.mark.parametrize("held_before", [0, 4, 8])
+def test_of_several_that_hold_a_row_the_first_grades_it(
+  monkeypatch, held_before
+):
+  """As a process that shares some questions with an earlier one, which found
+  all of them wrong."""
   tokenizer, batch = _batch(8)
   mesh = sharding.make_mesh()
-  answers = _written(tokenizer, [e.demonstration for e in batch.examples])
-  drawn = Completions(
-    jnp.asarray(answers), jnp.ones((8, 16), bool), jnp.zeros((8, 16))
+  answers = _written(
+    tokenizer, [e.demonstration for e in batch.examples for _ in range(2)]
   )
+  shape = answers.shape
+  drawn = Completions(
+    jnp.asarray(answers), jnp.ones(shape, bool), jnp.zeros(shape)
+  )
+  own, asked = np.arange(16) >= 2 * held_before, []
 
-  def first(table, mesh, count):
-    assert (count, table.dtype) == (8, np.float32)
-    np.testing.assert_array_equal(table, np.tile([1.5, 1.5, 1, 1], (8, 1)))
-    return table * [0, 0, 1, 0]
+  def watch(completions, answers):
+    asked.extend(answers)
+    return maths.exact(completions, answers)
 
-  monkeypatch.setattr(sharding, "of_first_holder", first)
+  def share(table, mesh, count):
+    assert (count, table.dtype) == (16, np.float32)
+    np.testing.assert_array_equal(table[own], np.ones((own.sum(), 3)))
+    return table
+
+  monkeypatch.setattr(sharding, "first_held", lambda mesh, count: own)
+  monkeypatch.setattr(sharding, "of_first_holder", share)
   with jax.set_mesh(mesh):
     rolled = rollout.rollout(
-      lambda *_: drawn, {}, batch, jax.random.key(0), TERMS, tokenizer, mesh
+      lambda *_: drawn,
+      {},
+      batch,
+      jax.random.key(0),
+      {"answer": Term(watch)},
+      tokenizer,
+      mesh,
     )
-  for rewards in (rolled.trajectories.rewards, rolled.scores.verifiable):
-    np.testing.assert_array_equal(rewards, np.zeros(8))
-  np.testing.assert_array_equal(rolled.trajectories.terms["answer"], np.ones(8))
+  mine = batch.examples[held_before:]
+  assert asked == [e.answer for e in mine for _ in range(2)]
+  t = rolled.trajectories
+  for rewards in (t.rewards, t.terms["answer"], rolled.scores.verifiable):
+    np.testing.assert_array_equal(rewards, own)
+  assert rolled.scores.failures == {"answer": 0}

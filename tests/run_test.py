@@ -1,34 +1,25 @@
-"""What a run finds wrong before its first stage, and what models it takes."""
+"""The order of the stages, and what models they take."""
 
 import dataclasses
 import json
-from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxrl_mm import run, sharding, weights
+from jaxrl_mm import inputs, run, sharding, weights
+from jaxrl_mm.data.difficulty import Label
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.evaluate.accuracy import EvaluationConfig
 from jaxrl_mm.experiment import DataConfig, Experiment
 from jaxrl_mm.models import config as models
 from jaxrl_mm.models.huggingface import families
 from jaxrl_mm.optimizer import OptimizerConfig
-from jaxrl_mm.rewards.endpoint import Endpoint
-from jaxrl_mm.train.difficulty import DifficultyConfig
 from jaxrl_mm.train.policy import PolicyConfig
 from jaxrl_mm.train.sft import SftConfig
 
 DEMO = Experiment(model=models.digits())
-
-
-def test_a_small_vocabulary_is_refused():
-  small = dataclasses.replace(DEMO, model=models.digits(vocab=8))
-  with pytest.raises(InputError, match="vocab is 8"):
-    run.make_setting(small, sharding.make_mesh())
 
 
 def test_an_unknown_stage_is_named():
@@ -48,108 +39,33 @@ def test_nothing_is_trained_before_the_parts_are_put_together():
     run.check_stages(late)
 
 
-def test_a_disk_without_room_for_the_checkpoints(tmp_path, monkeypatch):
-  weights = {"decoder": {"up": jnp.zeros((250, 1000))}}
-  free = lambda left: monkeypatch.setattr(
-    run.shutil, "disk_usage", lambda _: SimpleNamespace(free=left)
+def test_what_answers_begin_with_takes_no_room_of_a_trace():
+  data = DataConfig(prefix="<think>", completion_tokens=4)
+  setting = inputs.make_setting(
+    dataclasses.replace(DEMO, data=data), sharding.make_mesh()
   )
-  plain = PolicyConfig(algorithm={"name": "grpo"})
-  e = dataclasses.replace(DEMO, policy=plain)
-  check = lambda done: run.check_room(e, tmp_path, weights, done)
-  # 12 bytes a weight with its moments, 2 stages, 2 checkpoints of each.
-  free(12_000_000)
-  check(())
-  free(11_999_999)
-  with pytest.raises(InputError, match="about 0.0 GB.*lower config.loop.keep"):
-    check(())
-  check(("sft",))
+  label = lambda trace: Label(0, "", "3", 1, True, trace)
+  # Three tokens, and the one that ends the answer.
+  assert run._fits(setting, label("<think>1+2"))
+  assert not run._fits(setting, label("<think>1+23"))
 
 
-def test_a_replay_buffer_needs_room_in_the_checkpoints(tmp_path, monkeypatch):
-  buffered = PolicyConfig(algorithm={"name": "r1v2", "capacity": 1000})
-  e = dataclasses.replace(DEMO, stages=("policy",), policy=buffered)
-  weights = {"decoder": {"up": jnp.zeros(1)}}
-  # Of the 1,000 rows of each of two checkpoints the pictures alone: 8 x 8 of
-  # three colours, three tiles and the thumbnail.
-  pictures = 2 * 1000 * 4 * 8 * 8 * 3
-  disk = SimpleNamespace(free=pictures)
-  monkeypatch.setattr(run.shutil, "disk_usage", lambda _: disk)
-  with pytest.raises(InputError, match="lower config.loop.keep"):
-    run.check_room(e, tmp_path, weights, ())
-  disk.free = 2 * pictures
-  run.check_room(e, tmp_path, weights, ())
-
-
-def test_a_teacher_that_is_down_is_found_before_the_first_stage(
-  serve, tmp_path, monkeypatch
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    ({"policy": PolicyConfig(micro_batch=5)}, r"micro_batch \(5\)"),
+    (
+      {"data": DataConfig(demonstrations="nowhere.jsonl")},
+      "cannot read the data file nowhere",
+    ),
+  ],
+)
+def test_a_mistake_is_found_before_the_first_stage(
+  change, message, tmp_path, monkeypatch
 ):
   monkeypatch.setattr(weights, "initial", lambda *_: pytest.fail("too late"))
-  with serve(lambda prompt, times: 500) as server:
-    teacher = Endpoint(server.url, model="m", temperature=1.0)
-    asks = dataclasses.replace(
-      DEMO,
-      stages=("sft", "difficulty"),
-      difficulty=DifficultyConfig(teacher=teacher),
-    )
-    with pytest.raises(InputError, match=f"teacher: .* {server.url} failed"):
-      run.run(asks, tmp_path)
-    # Nor is it waited for.
-    assert len(server.requests) == 1
-    server.reply = lambda prompt, times: "1"
-    run.check_endpoints(asks, ["sft"])
-    assert len(server.requests) == 2
-    run.check_endpoints(asks, ["sft", "difficulty"])
-    run.check_endpoints(dataclasses.replace(asks, stages=("sft",)), [])
-    assert len(server.requests) == 2
-
-
-def test_a_judge_of_consistency_is_asked_once_too(serve):
-  policy = PolicyConfig(weights={"result": 1.0, "consistency": 0.5})
-  with serve(lambda prompt, times: 400) as server:
-    judged = dataclasses.replace(
-      DEMO,
-      stages=("policy",),
-      policy=policy,
-      consistency=Endpoint(server.url, model="m"),
-    )
-    with pytest.raises(InputError, match=r"config\.consistency: .*BadRequest"):
-      run.check_endpoints(judged, [])
-    unused = dataclasses.replace(policy, weights={"result": 1.0})
-    run.check_endpoints(dataclasses.replace(judged, policy=unused), [])
-    assert len(server.requests) == 1
-
-
-def test_several_pictures_have_room():
-  data = dataclasses.replace(DEMO.data, max_tiles=3, max_pictures=2)
-  layout = run.make_layout(dataclasses.replace(DEMO, data=data))
-  assert layout.pictures.max_pictures == 2
-  assert layout.pictures.room == 2 * (3 + 1)
-
-
-def test_a_model_of_text_alone_needs_no_image_tokens():
-  model = dataclasses.replace(models.digits(), vision=None)
-  setting = run.make_setting(
-    dataclasses.replace(DEMO, model=model), sharding.make_mesh()
-  )
-  assert setting.layout.pictures is None
-  assert setting.image_token == -1
-
-
-def test_a_qwen_makes_room_for_its_pictures():
-  qwen = dataclasses.replace(DEMO, model=models.qwen2_5_vl_7b())
-  layout = run.make_layout(qwen)
-  assert (layout.markup.image, layout.pictures.window) == ("<|image_pad|>", 8)
-  # Of 1,280 tokens: a picture of 25 x 51 takes 7 x 13.
-  assert layout.pictures.windows == 91
-  data = dataclasses.replace(DEMO.data, max_pictures=2, max_pixels=28 * 28 * 64)
-  layout = run.make_layout(dataclasses.replace(qwen, data=data))
-  assert layout.pictures.windows == 2 * 6  # of 5 x 12 each
-  data = dataclasses.replace(data, windows=5, frames=2)
-  layout = run.make_layout(dataclasses.replace(qwen, data=data))
-  assert (layout.pictures.windows, layout.pictures.frames) == (5, 2)
-  data = dataclasses.replace(data, frames=3)
-  with pytest.raises(InputError, match="frames is 3; .* to 2, the frames"):
-    run.make_layout(dataclasses.replace(qwen, data=data))
+  with pytest.raises(InputError, match=message):
+    run.run(dataclasses.replace(DEMO, **change), tmp_path)
 
 
 @pytest.fixture
@@ -197,12 +113,12 @@ def test_a_published_qwen_trains_by_config_alone(
     evaluation=EvaluationConfig(source=str(pictures), size=4, batch=4),
   )
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
-  setting = run.make_setting(qwen, mesh)
-  opened = run.open_sources(qwen, setting, tmp_path / "run")
+  setting = inputs.make_setting(qwen, mesh)
+  opened = inputs.open_sources(qwen, setting, tmp_path / "run")
   with jax.set_mesh(mesh):
     start = weights.initial(qwen, mesh)
     before = jax.tree.map(np.asarray, start["projector"])
-    r = run.Run(qwen, setting, opened, lambda params: {}, tmp_path / "run")
+    r = run.Run(qwen, setting, opened, tmp_path / "run")
     trained = run.STAGES["sft"](r, run.Models(policy=start))
     after = trained.policy["projector"]
     moved = jax.tree.map(lambda a, b: np.any(a != b), before, after)
@@ -217,63 +133,23 @@ def test_a_published_qwen_trains_by_config_alone(
 
 
 def test_the_policy_is_evaluated_during_its_stage(monkeypatch):
-  """On one batch of held-out questions, beside the blindness."""
+  """On one batch of held-out questions, with the picture and without."""
   asked = []
 
   def make_evaluator(setting, config, source, terms):
     asked.append((config.size, config.batch, source, list(terms)))
     return lambda params: {"answer": params["right"]}
 
+  def make_blindness(setting, source, size, micro_batch):
+    asked.append((source, size, micro_batch))
+    return lambda params: {"blind_same": 0.25}
+
   monkeypatch.setattr(run, "make_evaluator", make_evaluator)
-  probe = run.make_probe(
-    run.Run(
-      DEMO,
-      setting=None,
-      sources=run.Sources("held out", "demonstrations", "prompts"),
-      probe=lambda params: {"blind_same": 0.25},
-      workdir=None,
-    )
-  )
-  assert asked == [(512, 512, "held out", ["answer"])]
-  assert probe({"right": 0.5}) == {"held_out_accuracy": 0.5, "blind_same": 0.25}
-
-
-def _pairs(folder, texts):
-  lines = [
-    {"question": "What is the sum?", "chosen": good, "rejected": bad}
-    for good, bad in texts
+  monkeypatch.setattr(run, "make_blindness", make_blindness)
+  opened = inputs.Sources("held out", "demonstrations", "prompts")
+  probe = run.make_probe(run.Run(DEMO, None, opened, None))
+  assert asked == [
+    (512, 512, "held out", ["answer"]),
+    ("held out", 512, 512),
   ]
-  path = folder / "pairs.jsonl"
-  path.write_text("\n".join(map(json.dumps, lines)))
-  return f"pairs:{path}"
-
-
-def _opened(folder, **data):
-  e = dataclasses.replace(DEMO, data=dataclasses.replace(DEMO.data, **data))
-  setting = run.make_setting(e, sharding.make_mesh())
-  return run.open_sources(e, setting, folder)
-
-
-def test_pairs_of_a_data_set_take_the_place_of_collected_ones(tmp_path):
-  assert _opened(tmp_path).given is None
-  name = _pairs(tmp_path, [("3", "4"), ("5", "6")])
-  given = _opened(tmp_path, pairs=name).given
-  assert [given[i].question for i in (0, 1)] == 2 * ["What is the sum?"]
-
-
-def test_bad_records_are_passed_over_only_where_the_config_allows(tmp_path):
-  long = "1" * 20
-  name = _pairs(tmp_path, [("3", "4"), ("5", long), ("7", "7"), ("8", "9")])
-  strict = _opened(tmp_path, pairs=name).given
-  with pytest.raises(InputError, match="jsonl:3: both responses are the same"):
-    strict[2]
-  assert not list(tmp_path.glob("skipped*"))
-  given = _opened(tmp_path, pairs=name, skip_bad=True).given
-  made = _opened(tmp_path).prompts
-  assert [given[i].name.rpartition(":")[2] for i in range(4)] == list("1444")
-  (path,) = tmp_path.glob("skipped*")
-  first, second = map(json.loads, path.read_text().splitlines())
-  assert (first["source"], first["record"]) == (name, 1)
-  assert "21 tokens and config.data.completion_tokens is 14" in first["reason"]
-  assert second["record"] == 2
-  assert made[0].name == "digits/train/0"
+  assert probe({"right": 0.5}) == {"held_out_accuracy": 0.5, "blind_same": 0.25}

@@ -13,7 +13,7 @@ from PIL import Image
 from tokenizers import decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from jaxrl_mm import experiment, run, sample, sharding, weights
+from jaxrl_mm import experiment, inputs, sample, sharding, weights
 from jaxrl_mm.data import loader, pictures
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.sources import Example
@@ -48,7 +48,7 @@ def _expected(greedy, folder, *images, length=6):
   """The same from a padded prompt with room for more, on one device."""
   seen = tuple(pictures.read(str(path), Path(), "") for path in images)
   e = sample.describe(folder, len(images) + 1, length)
-  setting = run.make_setting(e, sharding.make_mesh())
+  setting = inputs.make_setting(e, sharding.make_mesh())
   row = loader.encode_prompt(
     Example("", seen, QUESTION, ""),
     0,

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 from typing import NamedTuple
 
@@ -5,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from jaxrl_mm import sharding
@@ -17,7 +19,8 @@ def mesh():
 
 
 def test_spec_looks_each_axis_up():
-  assert sharding.RULES.spec("vocab", "embed") == P("tensor", "fsdp")
+  embed = ("fsdp", "sequence")
+  assert sharding.RULES.spec("vocab", "embed") == P("tensor", embed)
   assert sharding.RULES.spec("layer", None, "mlp") == P(None, None, "tensor")
   assert sharding.RULES.spec("batch") == P(("data", "fsdp"))
 
@@ -27,7 +30,9 @@ def test_an_unknown_axis_is_an_attribute_error():
     sharding.RULES.spec("embd")
 
 
-@pytest.mark.parametrize("axes", [("heads", "mlp"), ("batch", "embed")])
+@pytest.mark.parametrize(
+  "axes", [("heads", "mlp"), ("batch", "embed"), ("length", "embed")]
+)
 def test_a_mesh_axis_used_twice_is_an_error(axes):
   with pytest.raises(ValueError, match="a mesh axis is used twice"):
     sharding.RULES.spec(*axes)
@@ -94,6 +99,43 @@ def test_tokens_are_cut_over_the_sequence_axis_where_it_divides_them():
   assert held == [(2, 2), (2, 6), (2, 1)]
 
 
+@pytest.mark.parametrize("size", [16, 10])  # ten rows lie as they come
+@pytest.mark.parametrize("sizes", [None, (2, 2, 2)])
+def test_rows_of_any_shard_are_read_and_written(sizes, size):
+  rng = np.random.default_rng(0)
+  held = {
+    "x": rng.standard_normal((size, 3)).astype(np.float32),
+    "y": rng.integers(0, 256, (size, 2, 2)).astype(np.uint8),
+    "z": rng.random(size) < 0.5,
+  }
+  held["x"][:2] = [[-0.0, np.nan, np.inf], [-np.inf, 0.0, -0.0]]
+  new = jax.tree.map(lambda x: x[::-1][:8], held)
+  read = np.array([0, 1, 1, 9, 4, size - 1, 2, 0])
+  put = np.array([3, size, 9, 0, size - 1, size + 5, 4, 1])
+  mesh = sharding.make_mesh(*sizes) if sizes else None
+  with jax.set_mesh(mesh) if sizes else contextlib.nullcontext():
+    got = jax.jit(sharding.gather_rows)(held, read)
+    changed = jax.jit(sharding.scatter_rows)(held, put, new)
+  for name, x in held.items():
+    bits = lambda x: np.asarray(x).tobytes()
+    assert bits(got[name]) == bits(x[read])
+    expected = x.copy()
+    expected[put[put < size]] = new[name][put < size]
+    assert bits(changed[name]) == bits(expected)
+
+
+def test_rows_lie_on_the_axes_that_the_mesh_has():
+  """A mesh of another project, and one that a `shard_map` has taken."""
+  x, index = jnp.arange(16.0), jnp.arange(16)[::-1]
+  mesh = jax.make_mesh((4, 2), ("data", "x"), axis_types=(AxisType.Auto,) * 2)
+  inside = jax.shard_map(
+    sharding.gather_rows, mesh=mesh, in_specs=(P(), P()), out_specs=P()
+  )
+  with jax.set_mesh(mesh):
+    for gather in (sharding.gather_rows, inside):
+      np.testing.assert_array_equal(jax.jit(gather)(x, index), x[::-1])
+
+
 # ---------------------------------------------------------------- by_table
 TABLE = [("a/kernel", ("embed", "mlp")), (".*/bias", (None,))]
 
@@ -104,7 +146,7 @@ def test_by_table_places_each_weight(mesh):
     {"a": {"kernel": jnp.zeros((4, 6)), "bias": jnp.zeros(3)}},
     TABLE,
   )
-  assert placed["a"]["kernel"].spec == P("fsdp", "tensor")
+  assert placed["a"]["kernel"].spec == P(("fsdp", "sequence"), "tensor")
   assert placed["a"]["bias"].spec == P(None)
 
 
@@ -119,6 +161,13 @@ def test_by_table_takes_other_rules(mesh):
 def test_an_unmatched_weight_is_an_error(mesh):
   with pytest.raises(KeyError, match="b/kernel"):
     sharding.by_table(mesh, {"b": {"kernel": jnp.zeros(2)}}, TABLE)
+
+
+def test_devices_along_sequence_share_the_weights_too():
+  mesh = sharding.make_mesh(1, 2, 1, sequence=4)
+  tree = {"a": {"kernel": jnp.zeros((16, 6))}}
+  kernel = sharding.by_table(mesh, tree, TABLE)["a"]["kernel"]
+  assert kernel.shard_shape((16, 6)) == (2, 6)
 
 
 def test_a_wrong_rank_is_an_error(mesh):
@@ -137,7 +186,8 @@ def test_a_size_the_mesh_does_not_divide_is_an_error_that_does_the_sum(mesh):
 
 def test_an_axis_over_two_mesh_axes_must_divide_by_their_product(mesh):
   tree = {"x": jnp.zeros(6)}
-  with pytest.raises(InputError, match="which the 4 devices"):
+  message = "which the 4 devices of mesh axis 'data x fsdp'"
+  with pytest.raises(InputError, match=message):
     sharding.by_table(mesh, tree, [("x", ("batch",))])
 
 
@@ -167,7 +217,9 @@ def test_one_process_sums_its_own_number_alone():
 
 
 def test_one_process_holds_all_rows():
-  assert sharding.local_rows(sharding.make_mesh(4, 1, 2), 8) == list(range(8))
+  mesh = sharding.make_mesh(4, 1, 2)
+  assert sharding.local_rows(mesh, 8) == list(range(8))
+  assert list(sharding.first_held(mesh, 8)) == [True] * 8
 
 
 def test_the_rows_of_the_devices_of_a_process(monkeypatch):
@@ -210,6 +262,9 @@ def test_the_first_holder_of_a_row_decides(monkeypatch):
   gather = lambda x: np.stack([x + 100, x])
   monkeypatch.setattr(of, "devices_indices_map", two)
   monkeypatch.setattr(sharding.multihost_utils, "process_allgather", gather)
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  first = lambda *sizes: sharding.first_held(sharding.make_mesh(*sizes), 8)
+  assert not first(4, 1, 2).any() and list(first(8)) == [True] * 4
   decided = lambda *sizes: sharding.of_first_holder(
     second, sharding.make_mesh(*sizes), 8
   )

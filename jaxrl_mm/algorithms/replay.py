@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from jaxrl_mm import masked
+from jaxrl_mm import masked, sharding
 from jaxrl_mm.algorithms.groups import group_stats, present_rows
 from jaxrl_mm.structs import Number, Trajectories
 
@@ -107,7 +107,7 @@ def selective_sample_buffer(
     draws = _draw(now, log_weight, effective.shape[0])
     # The n-th row to replace takes the n-th draw.
     draw = draws[jnp.cumsum(replayed) - 1]
-    drawn = jax.tree.map(lambda x: x[draw], state.rows)
+    drawn = sharding.gather_rows(state.rows, draw)
     # Rows are read before any is overwritten, so that a donated buffer can be
     # changed in place; the compiler would otherwise copy all of it.
     drawn, effective = jax.lax.optimization_barrier((drawn, effective))
@@ -209,9 +209,10 @@ def _insert(new, effective, now, rows, priority, born):
   fits = effective & (rank < capacity)
   # Rows that do not enter are sent out of bounds, where a scatter drops them.
   slot = jnp.where(fits, stalest[jnp.clip(rank, 0, capacity - 1)], capacity)
-  put = lambda x, y: x.at[slot].set(y.astype(x.dtype), mode="drop")
+  put = lambda x, y: x.at[slot].set(y, mode="drop")
+  new = jax.tree.map(lambda x, y: y.astype(x.dtype), rows, new)
   return (
-    jax.tree.map(put, rows, new),
+    sharding.scatter_rows(rows, slot, new),
     put(priority, _priority(new)),
     put(born, jnp.broadcast_to(now, slot.shape)),
   )

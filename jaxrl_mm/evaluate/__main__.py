@@ -40,7 +40,7 @@ from rich.progress import (
   TimeRemainingColumn,
 )
 
-from jaxrl_mm import metrics, run, sharding, weights
+from jaxrl_mm import inputs, metrics, sharding, weights
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.evaluate import (
   answers,
@@ -236,7 +236,7 @@ def load_model(args: argparse.Namespace, mesh: Mesh) -> tuple[Setting, Params]:
   params = weights.of_folder(e, args.model, mesh)
   if not e.model.value_head:
     params = to_decode(e.model, params)
-  return run.make_setting(e, mesh), params
+  return inputs.make_setting(e, mesh), params
 
 
 def describe(args: argparse.Namespace) -> Experiment:

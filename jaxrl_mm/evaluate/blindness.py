@@ -49,10 +49,7 @@ def make_blindness(
   black = blacken(prompts.images)
   counts = np.sum(prompts.tokens == setting.image_token, axis=1)
   other = jax.tree.map(lambda x: x[partners(counts)], prompts.images)
-  shown, dark, swapped = (
-    sharding.to_device(prompts._replace(images=images), setting.mesh)
-    for images in (prompts.images, black, other)
-  )
+  kinds = [prompts._replace(images=x) for x in (prompts.images, black, other)]
 
   def answers(completions) -> list[str | None]:
     tokens = sharding.to_host(completions.tokens)
@@ -60,6 +57,8 @@ def make_blindness(
 
   def measure(params: Params) -> dict[str, float]:
     key, weights = jax.random.key(0), to_decode(setting.model, params)
+    # Brought here: between two measurements the room is the training's.
+    shown, dark, swapped = sharding.to_device(kinds, setting.mesh)
     drawn = ask(weights, shown, key)
     seen = answers(drawn)
     same = lambda asked: np.mean(

@@ -93,26 +93,33 @@ def full(
 
   By the best kernel of the platform that the program is compiled for: splash
   attention on TPUs for `Causal` masks, cuDNN on NVIDIA where it takes the
-  shapes, else plain XLA. A query that may attend to nothing gets something
-  finite, never NaN. With a `Packing`, q, k and v are streams, and each of
-  their tokens attends as in its row.
+  shapes and the mesh does not cut the queries, else plain XLA. A query that may
+  attend to nothing gets something finite, never NaN. With a `Packing`, q, k and
+  v are streams, and each of their tokens attends as in its row.
   """
   if isinstance(mask, Packing):
     rows = (packed.unpack(x, mask) for x in (q, k, v))
     return packed.pack(full(*rows, Causal(mask.real)), mask)
   if not isinstance(mask, Causal):
     return _fused(q, k, v, None if mask is None else mask[:, None])
-  plain = lambda q, k, v, real: _fused(q, k, v, _causal(real))
-  if not flash.splash_fits(q):
+  uncut = sharding.length_shards() == 1
+  plain = lambda q, k, v, real: _fused(q, k, v, _causal(real), uncut)
+  if not flash.splash_fits(q, k):
     return plain(q, k, v, mask.real)
   # Not by the default backend: a program can be compiled for a TPU elsewhere.
   return jax.lax.platform_dependent(
-    q, k, v, mask.real, tpu=flash.splash, default=plain
+    q, k, v, mask.real, tpu=_splash, default=plain
   )
 
 
-def _fused(q, k, v, mask):
-  kernel = "cudnn" if flash.cudnn_fits(q, k) else "xla"
+def _splash(q, k, v, real):
+  of = real.astype(jnp.int32)
+  return flash.splash(q, k, v, of, of)
+
+
+def _fused(q, k, v, mask, uncut=True):
+  """`uncut`: each device has all queries of its rows, as cuDNN asks."""
+  kernel = "cudnn" if uncut and flash.cudnn_fits(q, k) else "xla"
   return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=kernel)
 
 

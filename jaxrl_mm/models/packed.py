@@ -1,5 +1,9 @@
 """Rows of tokens without their padding, a prompt that neighbours share once.
 
+    rows   . p q   a b c        stream   p q a b c d r s t e f
+           . p q   d . .
+           r s t   e f .
+
 All of a decoder but attention treats tokens one by one. It runs on a stream,
 which holds every real token once; attention alone sees whole rows. What a
 group of G answers to one prompt costs is S + G T tokens instead of G (S + T),

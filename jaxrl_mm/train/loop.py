@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,10 @@ from jaxrl_mm.errors import InputError
 from jaxrl_mm.metrics import MetricsWriter, compilations
 from jaxrl_mm.models.config import ModelConfig
 from jaxrl_mm.models.param_axes import param_shardings
+from jaxrl_mm.models.vlm import Params
+from jaxrl_mm.optimizer import make_optimizer, split_trainable
 from jaxrl_mm.preemption import Preempted
+from jaxrl_mm.train.step import count_tokens
 from jaxrl_mm.train_state import TrainState, optimizer_shardings
 
 
@@ -68,6 +71,69 @@ class Setting:
 
 # (number of the step, from 1; state; batch) -> (state, metrics)
 StageStep = Callable[[int, TrainState, Any], tuple[TrainState, dict[str, Any]]]
+
+
+def train(
+  setting: Setting,
+  config: Any,
+  params: Params,
+  source: Source,
+  encode: Callable[..., Any],
+  make_update: Callable[[Any, TrainState], Callable[..., Any]],
+  folder: Path,
+  *,
+  answers: int = 1,
+  algorithm_init: Callable[[], Any] = tuple,
+  told: Mapping[str, float] | None = None,
+  headline: Sequence[str],
+  part: str = "",
+  before: int = 0,
+) -> Params:
+  """Trains on rows that are read: all stages but the policy's, which draws.
+
+  Args:
+    setting: shared by all stages.
+    config: of the stage: its `steps`, `batch` and `optimizer` count here.
+    params: weights on the mesh; they are given away.
+    source: what is read.
+    encode: a record of it to a row, see `loader.batches`.
+    make_update: from optax and the layout of the state to a step
+      `(state, frozen weights, rows) -> (state, metrics)`.
+    folder, headline, part, before: see `run_stage`.
+    answers: that a row has to its prompt, for the count of tokens.
+    algorithm_init: see `init_state`.
+    told: stands in each line of the metrics.
+
+  Returns:
+    The trained weights.
+  """
+  trained, frozen = split_trainable(config.optimizer, params)
+  optimizer = make_optimizer(config.optimizer, config.steps)
+  key = jax.random.key(setting.seed)
+  state, layout = init_state(
+    trained, optimizer, algorithm_init, key, setting.mesh
+  )
+  update = make_update(optimizer, layout)
+
+  def step(_, state, batch):
+    rows = sharding.to_device(batch.arrays, setting.mesh)
+    state, metrics = update(state, frozen, rows)
+    tokens = count_tokens(rows.mask, *[rows.prompts.mask] * answers)
+    return state, metrics | {"tokens": tokens} | (told or {})
+
+  state = run_stage(
+    folder,
+    state,
+    process_batches(setting, source, encode, config.batch),
+    step,
+    steps=config.steps,
+    loop=setting.loop,
+    headline=headline,
+    part=part,
+    before=before,
+    profile=setting.profile,
+  )
+  return pytree.join(state.params, frozen)
 
 
 def process_batches(

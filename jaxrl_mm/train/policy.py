@@ -323,7 +323,9 @@ def _collect(setting, config, draw, params, batch, batches, key):
   return rolled, told | {
     "sample_seconds": rolled.sample_seconds,
     "reward_seconds": rolled.reward_seconds,
-    "grader_failures": sum(rolled.scores.failures.values()),
+    "grader_failures": sharding.sum_over_processes(
+      float(sum(rolled.scores.failures.values()))
+    ),
   }
 
 
@@ -523,7 +525,13 @@ def _update(
   mixed, memory = algorithm.transform.update(trajectories, memory)
   mixed = sharding.constrain_rows(mixed)
   rows = mixed.group.shape[0]
-  replayed = optax.tree.get(memory, "replayed", jnp.zeros(rows, bool))
+  replayed = optax.tree.get(memory, "replayed")
+  if replayed is None:
+    replayed = jnp.zeros(rows, bool)
+  elif config.micro_tokens:
+    # Replayed rows with the same prompt come together, to run it once.
+    order = jnp.argsort(mixed.group, stable=True)
+    mixed, replayed = sharding.gather_rows((mixed, replayed), order)
 
   def loss_fn(trained, batch):
     t, replayed = batch

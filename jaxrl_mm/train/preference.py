@@ -23,18 +23,13 @@ from jaxrl_mm.errors import InputError
 from jaxrl_mm.metrics import append_lines, keep_until
 from jaxrl_mm.models import vlm
 from jaxrl_mm.models.vlm import Params
-from jaxrl_mm.optimizer import (
-  OptimizerConfig,
-  make_optimizer,
-  split_trainable,
-)
+from jaxrl_mm.optimizer import OptimizerConfig
 from jaxrl_mm.rewards.compose import Term
 from jaxrl_mm.train.collect import CollectConfig, collect
-from jaxrl_mm.train.loop import Setting, init_state, process_batches, run_stage
+from jaxrl_mm.train.loop import Setting, train
 from jaxrl_mm.train.step import (
   accumulate_gradients,
   apply_gradient,
-  count_tokens,
   flatten_pairs,
 )
 
@@ -141,36 +136,24 @@ def _tell(folder, number, found, kept, told):
 
 def _train(setting, config, params, source, folder, number, told) -> Params:
   """One round; `told` of it stands in each line of the metrics."""
-  mesh = setting.mesh
-  trained, frozen = split_trainable(config.optimizer, params)
-  optimizer = make_optimizer(config.optimizer, config.steps)
   shift = losses.preference.reward_shift()
-  key = jax.random.key(setting.seed)
-  state, layout = init_state(
-    trained, optimizer, lambda: shift.init(()), key, mesh
-  )
-  update = make_update(setting, config, optimizer, shift, layout)
-
-  def step(_, state, batch):
-    rows = sharding.to_device(batch.arrays, mesh)
-    state, metrics = update(state, frozen, rows)
-    prompts = rows.prompts.mask
-    tokens = count_tokens(rows.mask, prompts, prompts)
-    return state, metrics | {"tokens": tokens} | told
-
-  state = run_stage(
+  return train(
+    setting,
+    config,
+    params,
+    source,
+    pairs.encode,
+    lambda optimizer, layout: make_update(
+      setting, config, optimizer, shift, layout
+    ),
     folder,
-    state,
-    process_batches(setting, source, pairs.encode, config.batch),
-    step,
-    steps=config.steps,
-    loop=setting.loop,
-    profile=setting.profile,
+    answers=2,
+    algorithm_init=lambda: shift.init(()),
+    told=told,
     headline=("loss", "accuracy"),
     part=f"round_{number}",
     before=(number - 1) * config.steps,
   )
-  return pytree.join(state.params, frozen)
 
 
 def make_update(

@@ -9,12 +9,13 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
-from jaxrl_mm import losses, pytree, sharding
+from jaxrl_mm import losses
 from jaxrl_mm.data import pairs
 from jaxrl_mm.data.pairs import PairSource
 from jaxrl_mm.data.sources import Source
@@ -22,19 +23,11 @@ from jaxrl_mm.errors import InputError
 from jaxrl_mm.models import vlm
 from jaxrl_mm.models.param_axes import param_shardings
 from jaxrl_mm.models.vlm import Params
-from jaxrl_mm.optimizer import (
-  OptimizerConfig,
-  make_optimizer,
-  split_trainable,
-)
+from jaxrl_mm.optimizer import OptimizerConfig
 from jaxrl_mm.rewards.compose import Term
 from jaxrl_mm.train.collect import CollectConfig, collect, scoring
-from jaxrl_mm.train.loop import Setting, init_state, process_batches, run_stage
-from jaxrl_mm.train.step import (
-  count_tokens,
-  flatten_pairs,
-  make_train_step,
-)
+from jaxrl_mm.train.loop import Setting, train
+from jaxrl_mm.train.step import flatten_pairs, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,33 +123,21 @@ def init_params(setting: Setting, policy: Params) -> Params:
 def _train(setting, config, reward, source, folder, part) -> Params:
   """One data stage."""
   rate = config.optimizer.learning_rate * config.second_rate ** (part - 1)
-  settings = dataclasses.replace(config.optimizer, learning_rate=rate)
-  trained, frozen = split_trainable(settings, reward)
-  optimizer = make_optimizer(settings, config.steps)
-  key = jax.random.key(setting.seed)
-  state, layout = init_state(trained, optimizer, tuple, key, setting.mesh)
-  update = make_update(setting, config, optimizer, layout)
-
-  def step(_, state, batch):
-    rows = sharding.to_device(batch.arrays, setting.mesh)
-    state, metrics = update(state, frozen, rows)
-    prompts = rows.prompts.mask
-    tokens = count_tokens(rows.mask, prompts, prompts)
-    return state, metrics | {"tokens": tokens}
-
-  state = run_stage(
+  slower = dataclasses.replace(config.optimizer, learning_rate=rate)
+  config = dataclasses.replace(config, optimizer=slower)
+  return train(
+    setting,
+    config,
+    reward,
+    source,
+    pairs.encode,
+    partial(make_update, setting, config),
     folder,
-    state,
-    process_batches(setting, source, pairs.encode, config.batch),
-    step,
-    steps=config.steps,
-    loop=setting.loop,
-    profile=setting.profile,
+    answers=2,
     headline=("loss", "accuracy"),
     part=f"part_{part}",
     before=(part - 1) * config.steps,
   )
-  return pytree.join(state.params, frozen)
 
 
 def make_update(setting: Setting, config: RewardModelConfig, optimizer, layout):

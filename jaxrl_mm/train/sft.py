@@ -1,23 +1,19 @@
 """Supervised fine-tuning: the cold start."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 
-from jaxrl_mm import losses, masked, pytree, sharding
+from jaxrl_mm import losses, masked
 from jaxrl_mm.data import loader
 from jaxrl_mm.data.sources import Source
 from jaxrl_mm.models import vlm
 from jaxrl_mm.models.vlm import Params
-from jaxrl_mm.optimizer import (
-  OptimizerConfig,
-  make_optimizer,
-  split_trainable,
-)
-from jaxrl_mm.train.loop import Setting, init_state, process_batches, run_stage
-from jaxrl_mm.train.step import count_tokens, make_train_step
+from jaxrl_mm.optimizer import OptimizerConfig
+from jaxrl_mm.train.loop import Setting, train
+from jaxrl_mm.train.step import make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,32 +60,18 @@ def run(
   Returns:
     The trained weights.
   """
-  mesh = setting.mesh
-  trained, frozen = split_trainable(config.optimizer, params)
-  optimizer = make_optimizer(config.optimizer, config.steps)
-  key = jax.random.key(setting.seed)
-  state, layout = init_state(trained, optimizer, tuple, key, mesh)
-  update = make_update(setting, config, optimizer, layout)
-
-  def step(_, state, batch):
-    rows = sharding.to_device(batch.arrays, mesh)
-    state, metrics = update(state, frozen, rows)
-    tokens = count_tokens(rows.mask, rows.prompts.mask)
-    return state, metrics | {"tokens": tokens}
-
-  state = run_stage(
+  return train(
+    setting,
+    config,
+    params,
+    source,
+    loader.encode_demonstration,
+    partial(make_update, setting, config),
     folder,
-    state,
-    process_batches(setting, source, loader.encode_demonstration, config.batch),
-    step,
-    steps=config.steps,
-    loop=setting.loop,
-    profile=setting.profile,
     headline=("loss",),
     part=part,
     before=before,
   )
-  return pytree.join(state.params, frozen)
 
 
 def make_update(setting: Setting, config: SftConfig, optimizer, layout):

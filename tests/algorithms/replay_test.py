@@ -1,5 +1,7 @@
 """The Selective Sample Buffer: what goes in, what comes out, how often."""
 
+import math
+import re
 from pathlib import Path
 
 import jax
@@ -11,7 +13,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrl_mm import algorithms
+from jaxrl_mm import algorithms, sharding
 from jaxrl_mm.algorithms.replay import EMPTY
 from jaxrl_mm.structs import Trajectories
 
@@ -224,6 +226,48 @@ def test_it_is_a_link_of_an_optax_chain():
   batch = rows([1.0, 1.0, 0.0, 0.0], verifiable=[1.0, 1.0, 0.0, 0.0])
   _, state = chain.update(batch, chain.init(batch))
   assert held(state[-1]) == [0, 1, 2, 3]
+
+
+PICTURE = 7, 5, 3
+
+
+def with_pictures(number, size=16):
+  """A batch of which about half has no advantage."""
+  rng = np.random.default_rng(number)
+  advantages = rng.standard_normal(size) * (rng.random(size) < 0.5)
+  pictures = rng.integers(0, 256, (size, *PICTURE)).astype(np.uint8)
+  batch = rows(advantages, first=number * size)
+  return batch._replace(prompts={"images": jnp.asarray(pictures)})
+
+
+def test_on_a_mesh_no_device_ever_has_all_rows(quick_compile):
+  """And the bits are those of one device."""
+  del quick_compile
+  mesh = sharding.make_mesh(2, 2, 2)
+  batches = [with_pictures(number) for number in range(3)]
+  buffer = algorithms.selective_sample_buffer(32)
+  alone, one = jax.jit(buffer.update), buffer.init(batches[0])
+  whole, cut = sharding.replicated(mesh), sharding.rows(mesh)
+  layout = jax.tree.map(lambda _: whole, one)._replace(
+    rows=jax.tree.map(lambda _: cut, one.rows)
+  )
+  several = jax.device_put(one, layout)
+  with jax.set_mesh(mesh):
+    update = jax.jit(
+      buffer.update, donate_argnums=1, out_shardings=(cut, layout)
+    )
+    there = jax.device_put(batches, cut)
+    program = update.lower(there[0], several).compile()
+    for batch, placed in zip(batches, there):
+      expected, one = alone(batch, one)
+      mixed, several = program(placed, several)
+      jax.tree.map(np.testing.assert_array_equal, mixed, expected)
+  assert several.replayed.sum() > 4
+  jax.tree.map(np.testing.assert_array_equal, several.rows, one.rows)
+  # Eight of the buffer are kept by a device, and four come at a time.
+  shapes = re.findall(r"\bu8\[([\d,]+)\]", program.as_text())
+  largest = max(math.prod(map(int, shape.split(","))) for shape in shapes)
+  assert largest == 8 * math.prod(PICTURE)
 
 
 UPDATES = {

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl_mm import run, sharding
+from jaxrl_mm import inputs, sharding
 from jaxrl_mm.data import sources
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.evaluate import accuracy
@@ -19,7 +19,7 @@ from jaxrl_mm.structs import Completions
 
 def test_counts_the_right_answers_of_all_batches(monkeypatch):
   mesh = sharding.make_mesh()
-  setting = run.make_setting(Experiment(model=models.digits()), mesh)
+  setting = inputs.make_setting(Experiment(model=models.digits()), mesh)
   source = sources.Digits("test", size=32, seed=0)
   # Right for every question but each fourth; every second without its tags.
   written = np.full((32, 16), setting.tokenizer.pad_token_id, np.int32)

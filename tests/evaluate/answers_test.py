@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxrl_mm import run, sharding
+from jaxrl_mm import inputs, sharding
 from jaxrl_mm.data import loader, sources, templates
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.loader import Layout
@@ -55,7 +55,7 @@ def mesh():
 @pytest.fixture(scope="module")
 def internvl(mesh):
   data = DataConfig(prompt_tokens=200, completion_tokens=6)
-  return run.make_setting(Experiment(model=digits(), data=data), mesh)
+  return inputs.make_setting(Experiment(model=digits(), data=data), mesh)
 
 
 @pytest.fixture(scope="module")

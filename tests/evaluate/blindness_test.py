@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl_mm import run, sharding
+from jaxrl_mm import inputs, sharding
 from jaxrl_mm.data import sources
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.evaluate import blindness
@@ -32,12 +32,12 @@ def test_black_patches_stay_where_they_are():
 @pytest.fixture
 def setting():
   mesh = sharding.make_mesh()
-  return run.make_setting(Experiment(model=models.digits()), mesh)
+  return inputs.make_setting(Experiment(model=models.digits()), mesh)
 
 
 def test_a_model_of_text_alone_is_not_asked():
   text = dataclasses.replace(models.digits(), vision=None)
-  setting = run.make_setting(Experiment(model=text), sharding.make_mesh())
+  setting = inputs.make_setting(Experiment(model=text), sharding.make_mesh())
   source = sources.Sums("test", size=4, seed=0)
   assert blindness.make_blindness(setting, source, 4, 4)({}) == {}
 

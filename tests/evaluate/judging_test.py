@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl_mm import run, sharding
+from jaxrl_mm import inputs, sharding
 from jaxrl_mm.data import comparisons
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.errors import InputError
@@ -62,7 +62,7 @@ def _setting():
     ),
   )
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
-  return run.make_setting(experiment, mesh)
+  return inputs.make_setting(experiment, mesh)
 
 
 def _always_1(setting, *, samples_per_prompt, temperature):

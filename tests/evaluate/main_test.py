@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 import jax
 import pytest
 
-from jaxrl_mm import experiment, run, sharding, weights
+from jaxrl_mm import experiment, inputs, run, sharding, weights
 from jaxrl_mm.data import sources
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.errors import InputError
@@ -81,7 +81,7 @@ def trained(tmp_path_factory, mesh):
   e = Experiment(model=digits(), stages=("sft",), sft=config)
   workdir = tmp_path_factory.mktemp("runs") / "demo"
   experiment.claim_folder(workdir, e)
-  setting = run.make_setting(e, mesh)
+  setting = inputs.make_setting(e, mesh)
   source = sources.Digits("test", size=16, seed=0)
   with jax.set_mesh(mesh):
     first = weights.initial(e, mesh)
@@ -224,7 +224,7 @@ def test_a_scalar_model_answers_no_questions(published, mesh):
   work = program.read_benchmarks(args)
   e = program.describe(args)
   model = dataclasses.replace(e.model, value_head=True)
-  setting = run.make_setting(dataclasses.replace(e, model=model), mesh)
+  setting = inputs.make_setting(dataclasses.replace(e, model=model), mesh)
   with pytest.raises(InputError, match="is a scalar reward model"):
     program.check_model(setting, work, args)
 

@@ -1,12 +1,10 @@
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxrl_mm import sharding
-from jaxrl_mm.models import attention, flash
+from jaxrl_mm.models import attention
 from jaxrl_mm.models.attention import Cache, CacheMask, Causal
 
 HEADS, KV_HEADS, WIDTH = 6, 2, 4
@@ -120,82 +118,35 @@ def test_what_the_mask_hides_does_not_count(decoding):
   )
 
 
-@pytest.fixture
-def padded(monkeypatch):
-  """Sequences of two blocks less some, padded in front and behind."""
-  monkeypatch.setattr(flash, "LARGEST_BLOCK", flash.LANES)
-  length, width = 160, 128
-  real = np.ones((2, length), bool)
-  real[0, :37] = real[1, 150:] = False
-  q = _random(2, length, 4, width)
-  k, v = _random(2, 2, length, 2, width, seed=1)
-  return [jnp.asarray(x) for x in (q, k, v, real)]
-
-
-def _causal(real):
-  """With padding attending to itself, so that no row is empty."""
-  length = real.shape[1]
-  seen = np.tril(np.ones((length, length), bool)) & np.asarray(real)[:, None]
-  return seen | np.eye(length, dtype=bool)
-
-
-def test_a_causal_mask_hides_padding_and_the_future(padded):
-  q, k, v, real = padded
-  got = jax.jit(attention.full)(q, k, v, Causal(real))
-  expected = _reference(*padded[:3], _causal(real))
+def test_a_causal_mask_hides_padding_and_the_future():
+  real = np.ones((2, 9), bool)
+  real[0, :3] = real[1, 7:] = False
+  q = _random(2, 9, HEADS, WIDTH)
+  k, v = _random(2, 2, 9, KV_HEADS, WIDTH, seed=1)
+  arrays = [jnp.asarray(x) for x in (q, k, v)]
+  got = jax.jit(attention.full)(*arrays, Causal(jnp.asarray(real)))
+  # Padding sees itself here, so that no row of the reference is empty.
+  seen = np.tril(np.ones((9, 9), bool)) & real[:, None] | np.eye(9, dtype=bool)
+  expected = _reference(q, k, v, seen)
   np.testing.assert_allclose(got[real], expected[real], atol=1e-5)
   assert np.isfinite(got).all()
 
 
-@pytest.mark.parametrize("sizes", [None, (2, 1, 2)])
-def test_splash_attention_equals_the_plain_one(padded, sizes):
-  """The TPU kernel step by step, on one device and cut over a mesh."""
-  q, k, v, real = padded
-  run = jax.jit(partial(flash.splash, interpret=True))
-  if sizes:
-    mesh = sharding.make_mesh(*sizes, devices=jax.devices()[:4])
-    with jax.set_mesh(mesh):
-      got = run(q, k, v, real)
-  else:
-    got = run(q, k, v, real)
-  expected = attention.full(q, k, v, jnp.asarray(_causal(real)))
-  np.testing.assert_allclose(got[real], expected[real], atol=1e-4)
-  assert np.isfinite(got).all()
-
-
-def test_splash_attention_has_the_gradients_of_the_plain_one(padded):
-  """Through both kernels of the backward pass, and rematerialised."""
-  *of, real = padded
-  weights = jnp.asarray(_random(*of[0].shape, seed=7)) * real[..., None, None]
-  loss = lambda attend, *x: jnp.sum(weights * attend(*x))
-  gradients = lambda attend: jax.jit(
-    jax.grad(partial(loss, jax.checkpoint(attend)), argnums=(0, 1, 2))
-  )(*of)
-  seen = jnp.asarray(_causal(real))
-  expected = gradients(lambda q, k, v: attention.full(q, k, v, seen))
-  got = gradients(lambda q, k, v: flash.splash(q, k, v, real, interpret=True))
-  for name, g, e in zip("qkv", got, expected):
-    np.testing.assert_allclose(g, e, atol=1e-3, err_msg=name)
-
-
-@pytest.mark.parametrize(
-  "length, block", [(128, 128), (256, 256), (5120, 512), (640, 128)]
-)
-def test_blocks_divide_the_length(length, block):
-  assert flash._blocks(length).block_q_dkv == block
-
-
-def test_kernels_are_asked_only_for_what_they_take(padded, monkeypatch):
-  q, k, *_ = padded
-  narrow = lambda x: x.astype(jnp.bfloat16)
-  assert flash.splash_fits(q)
-  assert not flash.splash_fits(q[:, :100])
-  assert not flash.splash_fits(q[..., :64])
-  with jax.set_mesh(sharding.make_mesh(4, 1, 2)):
-    assert not flash.splash_fits(q)
-  assert not flash.cudnn_fits(narrow(q), narrow(k))
+def test_queries_that_are_cut_do_not_go_to_cudnn(monkeypatch):
+  """Which would refuse them."""
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-  assert flash.cudnn_fits(narrow(q), narrow(k))
-  assert not flash.cudnn_fits(q, k)
-  assert not flash.cudnn_fits(narrow(q[:, 1:]), narrow(k))
-  assert not flash.cudnn_fits(narrow(q[..., :4]), narrow(k[..., :4]))
+  asked, fused = [], jax.nn.dot_product_attention
+
+  def record(*arrays, mask, implementation):
+    asked.append(implementation)
+    return fused(*arrays, mask=mask)
+
+  monkeypatch.setattr(jax.nn, "dot_product_attention", record)
+  q, real = jnp.zeros((1, 8, 2, 8), jnp.bfloat16), jnp.ones((1, 8), bool)
+  for sequence in (1, 2):
+    devices = jax.devices()[:sequence]
+    mesh = sharding.make_mesh(devices=devices, sequence=sequence)
+    with jax.set_mesh(mesh):
+      jax.eval_shape(attention.full, q, q, q, Causal(real))
+      jax.eval_shape(attention.full, q, q, q)
+  assert asked == ["cudnn", "cudnn", "xla", "cudnn"]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxrl_mm import run, sharding
+from jaxrl_mm import inputs, sharding
 from jaxrl_mm.data import sources
 from jaxrl_mm.data.sources import Written
 from jaxrl_mm.errors import InputError
@@ -44,7 +44,7 @@ def _assemble(monkeypatch, tmp_path, config):
   monkeypatch.setattr(assemble.sft, "run", train)
   monkeypatch.setattr(assemble, "_load", load)
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
-  setting = run.make_setting(Experiment(model=models.digits()), mesh)
+  setting = inputs.make_setting(Experiment(model=models.digits()), mesh)
   whole = assemble.run(setting, config, dict(START), SOURCE, tmp_path)
   return {name: float(x) for name, x in whole.items()}, calls
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl_mm import metrics, preemption, run, sharding
+from jaxrl_mm import inputs, metrics, preemption, sharding
 from jaxrl_mm.data import comparisons, sets, sources
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.pairs import Given
@@ -53,7 +53,7 @@ def _answers(setting, source):
 
 def test_pairs_are_collected_once(monkeypatch, tmp_path):
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
-  setting = run.make_setting(Experiment(model=models.digits()), mesh)
+  setting = inputs.make_setting(Experiment(model=models.digits()), mesh)
   source = sources.Digits("train", size=100, seed=0)
   asked = []
   sample = _answers(setting, source)
@@ -111,7 +111,7 @@ def test_pairs_that_are_given_are_scored_and_nobody_is_asked(
   e = Experiment(model=models.digits())
   texts = comparisons.digit_pair_texts()
   setting = dataclasses.replace(
-    run.make_setting(e, mesh), tokenizer=tok.build(texts)
+    inputs.make_setting(e, mesh), tokenizer=tok.build(texts)
   )
   given = Given(sets.open_pairs("digit-pairs/train", size=6, seed=0))
   # The log-prob and the score of a completion: its length, and minus that.

@@ -5,7 +5,7 @@ import json
 import jax
 import pytest
 
-from jaxrl_mm import metrics, run, sharding, weights
+from jaxrl_mm import inputs, metrics, sharding, weights
 from jaxrl_mm.algorithms.calibrate import Band
 from jaxrl_mm.data import sources
 from jaxrl_mm.data import tokenizer as tok
@@ -49,7 +49,7 @@ def _collect(setting, calls):
 
 def _run(monkeypatch, folder, config, calls):
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
-  setting = run.make_setting(E, mesh)
+  setting = inputs.make_setting(E, mesh)
   monkeypatch.setattr(preference, "collect", _collect(setting, calls))
   terms = {"hallucination": REWARDS["hallucination"]}
   with jax.set_mesh(mesh):

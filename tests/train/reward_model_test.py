@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrl_mm import metrics, run, sharding, weights
+from jaxrl_mm import inputs, metrics, sharding, weights
 from jaxrl_mm.data import sources
 from jaxrl_mm.data import tokenizer as tok
 from jaxrl_mm.data.pairs import Record
@@ -32,7 +32,7 @@ CONFIG = RewardModelConfig(
 
 @pytest.fixture(scope="module")
 def setting():
-  return run.make_setting(E, sharding.make_mesh(devices=jax.devices()[:1]))
+  return inputs.make_setting(E, sharding.make_mesh(devices=jax.devices()[:1]))
 
 
 def _record(setting, index, gap):

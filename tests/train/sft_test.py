@@ -2,7 +2,7 @@
 
 import jax
 
-from jaxrl_mm import metrics, run, sharding, weights
+from jaxrl_mm import inputs, metrics, sharding, weights
 from jaxrl_mm.data import sources
 from jaxrl_mm.experiment import Experiment
 from jaxrl_mm.models import config as models
@@ -15,7 +15,7 @@ def test_the_loss_falls_and_frozen_weights_stay(tmp_path, quick_compile):
   del quick_compile
   e = Experiment(model=models.digits())
   mesh = sharding.make_mesh(1, 2, 1, devices=jax.devices()[:2])
-  setting = run.make_setting(e, mesh)
+  setting = inputs.make_setting(e, mesh)
   config = SftConfig(
     steps=8,
     batch=16,
