@@ -43,8 +43,12 @@ class Fit(NamedTuple):
   blame: list[tuple[int, str]]
 
   @property
+  def parts(self) -> tuple[int, int, int]:
+    return self.arguments, self.temporary, self.beside
+
+  @property
   def total(self) -> int:
-    return self.arguments + self.temporary + self.beside
+    return sum(self.parts)
 
 
 def arrays(program: Program) -> Fit:
@@ -82,12 +86,15 @@ def measure(program: Program, mesh: Mesh, chip: Chip) -> Fit:
     program_traced = program.jitted.trace(*program.arguments(), **program.fixed)
     lowered = program_traced.lower()
   try:
-    return _compiled(lowered.compile(), given)
+    found = _compiled(lowered.compile(), given)
   except jax.errors.JaxRuntimeError as error:
     refusal = hlo.refusal(str(error))
     if refusal is None:
       raise
     return _refused(refusal, given, program_traced.jaxpr)
+  if found.total > chip.memory and found.temporary > max(given.parts):
+    found = found._replace(blame=traced.largest(program_traced.jaxpr))
+  return found
 
 
 def _compiled(compiled: jax.stages.Compiled, given: Fit) -> Fit:
