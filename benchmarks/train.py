@@ -34,7 +34,8 @@ on an H100 or H200 in bfloat16, else what a large matrix product reaches here;
 
 "peak" is the most memory that was in use: of the device where it tells, else of
 the process. Peers run in processes of their own, in turns with ours; "x ours"
-is the median over the turns of their time over ours.
+is the median over the turns of their time over ours. They update from all rows
+at once: a group at a time makes neither of them faster.
 """
 
 import argparse
@@ -107,7 +108,9 @@ def steps(size: str) -> Iterator[Step]:
   if size == "tiny":
     for case in (
       Case("4 pictures x 8", 4, 8, 64, 64, 32, picture=True),
+      Case("4 pictures x 8, prompt of 256", 4, 8, 256, 64, 32, picture=True),
       Case("4 texts x 8", 4, 8, 64, 64, 32),
+      Case("4 x 8, prompt of 256", 4, 8, 256, 64, 32),
     ):
       yield Step(case, 8, of_group(case))
     tail = Case("long tail", 4, 8, 64, 256, 32, lengths="long tail")
