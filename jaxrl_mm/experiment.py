@@ -46,6 +46,7 @@ class MeshConfig:
     data, fsdp, tensor: devices along each axis.
     sequence: devices that share the tokens of a row in training, for answers
       too long for one; each holds the keys of a layer whole while it attends.
+      They share the weights as those along fsdp do.
     cpu_devices: without an accelerator, into how many devices the CPU is cut.
       Small models train fastest with one for each core.
   """
