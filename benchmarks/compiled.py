@@ -12,6 +12,17 @@ from benchmarks.chips import GIB, Chip
 from benchmarks.programs import Program
 from jaxrl_mm import pytree
 
+# By what the compiler needs, from seconds to minutes.
+_SOONEST = (
+  "reshard",
+  "resize",
+  "decode",
+  "prefill",
+  "reward score",
+  "log-probs",
+  "train step",
+)
+
 
 class Fit(NamedTuple):
   """What one program takes of a chip.
@@ -32,8 +43,12 @@ class Fit(NamedTuple):
   blame: list[tuple[int, str]]
 
   @property
+  def parts(self) -> tuple[int, int, int]:
+    return self.arguments, self.temporary, self.beside
+
+  @property
   def total(self) -> int:
-    return self.arguments + self.temporary + self.beside
+    return sum(self.parts)
 
 
 def arrays(program: Program) -> Fit:
@@ -54,8 +69,7 @@ def quickest_refusal(programs: list[Program], chip: Chip) -> list[Program]:
   """First those whose arrays alone are too large, last what compiles long."""
 
   def cost(program):
-    total = arrays(program).total
-    return total <= chip.memory, program.name == "train step", -total
+    return arrays(program).total <= chip.memory, _SOONEST.index(program.name)
 
   return sorted(programs, key=cost)
 
@@ -72,12 +86,15 @@ def measure(program: Program, mesh: Mesh, chip: Chip) -> Fit:
     program_traced = program.jitted.trace(*program.arguments(), **program.fixed)
     lowered = program_traced.lower()
   try:
-    return _compiled(lowered.compile(), given)
+    found = _compiled(lowered.compile(), given)
   except jax.errors.JaxRuntimeError as error:
     refusal = hlo.refusal(str(error))
     if refusal is None:
       raise
     return _refused(refusal, given, program_traced.jaxpr)
+  if found.total > chip.memory and found.temporary > max(given.parts):
+    found = found._replace(blame=traced.largest(program_traced.jaxpr))
+  return found
 
 
 def _compiled(compiled: jax.stages.Compiled, given: Fit) -> Fit:

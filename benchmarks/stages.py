@@ -168,8 +168,8 @@ def _sft(view, stage, config, path, beside=()):
     _training_work(view, cut, state.params, True),
     1,
     config.batch * view.length,
-    f"config.{path}.micro_batch, config.mesh.tensor, config.data."
-    "completion_tokens",
+    f"config.{path}.micro_tokens, config.{path}.micro_batch, "
+    "config.mesh.tensor, config.data.completion_tokens",
     cut.rounds(view),
   )
 
@@ -203,7 +203,8 @@ def _reward_model(view) -> Iterator[Program]:
     _training_work(view, cut, state.params, False),
     1,
     2 * config.batch * view.length,
-    "config.reward_model.micro_batch, config.mesh.fsdp, "
+    "config.reward_model.micro_tokens, config.reward_model.micro_batch, "
+    "config.mesh.fsdp, "
     "config.reward_model.optimizer.trainable",
     cut.rounds(view),
   )
@@ -227,7 +228,8 @@ def _preference(view) -> Iterator[Program]:
     _training_work(view, cut, state.params, True),
     1,
     2 * config.batch * view.length,
-    "config.preference.micro_batch, config.mesh.tensor",
+    "config.preference.micro_tokens, config.preference.micro_batch, "
+    "config.mesh.tensor",
     cut.rounds(view),
   )
 
@@ -257,6 +259,7 @@ def _collect(view, stage, config: CollectConfig, params) -> Iterator[Program]:
       config.micro_batch,
       config.micro_tokens,
     ),
+    f"config.{stage}.collect.micro_tokens, "
     f"config.{stage}.collect.micro_batch, config.mesh.tensor",
   )
   yield from _rows_scored(view, scoring_of, params)
@@ -393,7 +396,9 @@ def _policy(view) -> Iterator[Program]:
     config.micro_tokens,
   )
   scoring_of = _Scoring(
-    "policy", cut, "config.policy.micro_batch, config.mesh.tensor"
+    "policy",
+    cut,
+    "config.policy.micro_tokens, config.policy.micro_batch, config.mesh.tensor",
   )
   if config.learned:
     beside = state, frozen, reference, more
@@ -412,7 +417,8 @@ def _policy(view) -> Iterator[Program]:
     _training_work(view, cut, state.params, True),
     1,
     config.rows * view.length,
-    "config.policy.micro_batch, config.mesh.tensor, "
+    "config.policy.micro_tokens, config.policy.micro_batch, "
+    "config.mesh.tensor, "
     "config.policy.algorithm.capacity",
     -(-cut.rounds(view) // config.updates_per_rollout),
   )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
@@ -46,8 +47,17 @@ def _made(jaxpr: Jaxpr, outer: str) -> Iterator[tuple[int, str, str]]:
         size = math.prod(kind.shape) * kind.dtype.itemsize
         made = f"{where}/{equation.primitive.name}".lstrip("/")
         yield size, kind.str_short(), made
-    for inner in _inside(equation.params.values()):
+    for inner in _inside(_on_tpu(equation.params).values()):
       yield from _made(inner, where)
+
+
+def _on_tpu(params: dict[str, Any]) -> dict[str, Any]:
+  """Of a choice by platform the TPU's branch alone."""
+  platforms = params.get("branches_platforms")
+  if not platforms:
+    return params
+  at = next(i for i, p in enumerate(platforms) if p is None or "tpu" in p)
+  return {"branches": params["branches"][at]}
 
 
 def _inside(values) -> Iterator[Jaxpr]:

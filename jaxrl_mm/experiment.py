@@ -5,13 +5,12 @@ import json
 import re
 import types
 import typing
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
-from jaxrl_mm import metrics
+from jaxrl_mm import metrics, pytree
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.evaluate.accuracy import EvaluationConfig
 from jaxrl_mm.evaluate.judging import JudgingConfig
@@ -47,6 +46,7 @@ class MeshConfig:
     data, fsdp, tensor: devices along each axis.
     sequence: devices that share the tokens of a row in training, for answers
       too long for one; each holds the keys of a layer whole while it attends.
+      They share the weights as those along fsdp do.
     cpu_devices: without an accelerator, into how many devices the CPU is cut.
       Small models train fastest with one for each core.
   """
@@ -291,11 +291,9 @@ def _check_same(workdir: Path, there: Any, here: Any) -> None:
   """Raises InputError if what has been done would not be done so again."""
   ahead = [n for n in there.get("stages", ()) if not _has_begun(workdir / n)]
   free = (*_MAY_CHANGE, *(f"{name}." for name in ahead))
-  other, mine = _flat(there), _flat(here)
+  differ = pytree.differences(there, here)
   changed = [
-    f"{k} is {other.get(k)} there and {mine.get(k)} here"
-    for k in sorted(other.keys() | mine.keys())
-    if other.get(k) != mine.get(k) and not k.startswith(free)
+    words for name, words in differ.items() if not name.startswith(free)
   ]
   if changed:
     raise InputError(
@@ -318,10 +316,3 @@ def unwritable(workdir: Path, process: int) -> str:
   except OSError as error:
     return f"cannot write to {workdir}: {error}; choose another --workdir"
   return ""
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-  if not isinstance(tree, Mapping):
-    return {prefix: tree}
-  parts = [_flat(v, f"{prefix}.{k}" if prefix else k) for k, v in tree.items()]
-  return {k: v for part in parts for k, v in part.items()}

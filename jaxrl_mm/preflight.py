@@ -18,6 +18,8 @@ from jaxrl_mm.rewards.endpoint import Endpoint
 from jaxrl_mm.rewards.judge import JudgeDown
 from jaxrl_mm.sampling.weights import FORMS
 from jaxrl_mm.train import assemble, policy
+from jaxrl_mm.train.collect import CollectConfig
+from jaxrl_mm.train.policy import PolicyConfig
 
 
 def check_config(e: Experiment, shards: int) -> None:
@@ -57,18 +59,19 @@ def check_config(e: Experiment, shards: int) -> None:
     _check_learned(e)
 
 
-def _divisions(
-  e: Experiment, shards: int
-) -> Iterator[tuple[str, int, str, int]]:
-  """(name, number, name of its divisor, divisor) of all that must divide."""
-  cut = f"the {shards} row shards of config.mesh"
-  size, batch = e.evaluation.size, e.evaluation.batch
-  length = e.data.prompt_tokens + e.data.completion_tokens
+# (name, number, name of its divisor, divisor)
+Division = tuple[str, int, str, int]
+
+
+def _divisions(e: Experiment, shards: int) -> Iterator[Division]:
+  """All that must divide."""
   if e.mesh.sequence > 0:
+    length = e.data.prompt_tokens + e.data.completion_tokens
     cuts = "config.mesh.sequence", e.mesh.sequence
     yield "config.data.prompt_tokens + completion_tokens", length, *cuts
+  size, batch = e.evaluation.size, e.evaluation.batch
   yield "config.evaluation.size", size, "its batch", batch
-  yield "config.evaluation.batch", batch, cut, shards
+  yield "config.evaluation.batch", batch, *_cut(shards)
   yield (
     f"the rows of one shard, {batch} evaluation.batch / {shards} shards",
     batch // shards,
@@ -76,64 +79,30 @@ def _divisions(
     min(e.evaluation.micro_batch, batch // shards),
   )
   for name in e.stages:
+    if name == "assemble":
+      for part in ("text", "align"):
+        if config := getattr(e.assemble, part):
+          yield from _batch_divisions(f"assemble.{part}", config, shards)
     if name in ("sft", "cold_start", "reward_model", "preference"):
       yield from _batch_divisions(name, getattr(e, name), shards)
     if name in ("reward_model", "preference"):
-      c, where = getattr(e, name).collect, f"config.{name}.collect"
-      yield f"{where}.prompts", c.prompts, "its batch", c.prompts_per_step
-      yield f"{where}.prompts_per_step", c.prompts_per_step, cut, shards
-      rows = c.prompts_per_step * c.samples_per_prompt // shards
-      if not c.micro_tokens:
-        yield (
-          f"the rows of one shard, {c.prompts_per_step} prompts_per_step * "
-          f"{c.samples_per_prompt} samples_per_prompt / {shards} shards",
-          rows,
-          f"{where}.micro_batch",
-          min(c.micro_batch, rows),
-        )
-  if "assemble" in e.stages:
-    parts = {"text": e.assemble.text, "align": e.assemble.align}
-    for name, part in parts.items():
-      if part:
-        yield from _batch_divisions(f"assemble.{name}", part, shards)
-  if "difficulty" in e.stages:
-    yield "config.difficulty.batch", e.difficulty.batch, cut, shards
+      yield from _collect_divisions(name, getattr(e, name).collect, shards)
+    if name == "difficulty":
+      yield "config.difficulty.batch", e.difficulty.batch, *_cut(shards)
+    if name == "policy":
+      yield from _policy_divisions(e.policy, shards)
   if e.judging:
-    yield "config.judging.batch", e.judging.batch, cut, shards
-  if "policy" in e.stages:
-    p = e.policy
-    capacity = p.algorithm.get("capacity", shards)
-    yield "config.policy.prompts_per_step", p.prompts_per_step, cut, shards
-    rows = (
-      f"{p.prompts_per_step} prompts_per_step * {p.samples_per_prompt} "
-      f"samples_per_prompt / {shards} shards"
-    )
-    several = p.updates_per_rollout
-    if several != 1:
-      updates = "config.policy.updates_per_rollout"
-      yield f"the rows of one shard, {rows}", p.rows // shards, updates, several
-      rows += f" / {several} updates_per_rollout"
-    size = p.rows // shards // max(several, 1)
-    if not p.micro_tokens:
-      yield (
-        f"the rows of one shard, {rows}",
-        size,
-        "config.policy.micro_batch",
-        min(p.micro_batch, size),
-      )
-    yield "config.policy.algorithm.capacity", capacity, cut, shards
-    if p.pool:
-      asked = "config.policy.prompts_per_step"
-      yield "config.policy.pool", p.pool, asked, p.prompts_per_step
+    yield "config.judging.batch", e.judging.batch, *_cut(shards)
 
 
-def _batch_divisions(
-  name: str, config: Any, shards: int
-) -> Iterator[tuple[str, int, str, int]]:
-  """The arithmetic of a stage that reads `batch` rows an update."""
+def _cut(shards: int) -> tuple[str, int]:
+  return f"the {shards} row shards of config.mesh", shards
+
+
+def _batch_divisions(name: str, config: Any, shards: int) -> Iterator[Division]:
+  """Of a stage that reads `batch` rows an update."""
   rows = config.batch // shards
-  cut = f"the {shards} row shards of config.mesh"
-  yield f"config.{name}.batch", config.batch, cut, shards
+  yield f"config.{name}.batch", config.batch, *_cut(shards)
   if not config.micro_tokens:
     yield (
       f"the rows of one shard, {config.batch} {name}.batch / {shards} shards",
@@ -143,9 +112,54 @@ def _batch_divisions(
     )
 
 
+def _collect_divisions(
+  stage: str, c: CollectConfig, shards: int
+) -> Iterator[Division]:
+  """Of a collection of pairs."""
+  where = f"config.{stage}.collect"
+  yield f"{where}.prompts", c.prompts, "its batch", c.prompts_per_step
+  yield f"{where}.prompts_per_step", c.prompts_per_step, *_cut(shards)
+  rows = c.prompts_per_step * c.samples_per_prompt // shards
+  if not c.micro_tokens:
+    yield (
+      f"the rows of one shard, {c.prompts_per_step} prompts_per_step * "
+      f"{c.samples_per_prompt} samples_per_prompt / {shards} shards",
+      rows,
+      f"{where}.micro_batch",
+      min(c.micro_batch, rows),
+    )
+
+
+def _policy_divisions(p: PolicyConfig, shards: int) -> Iterator[Division]:
+  """Of rollouts, their updates, and the buffer."""
+  per_step = "config.policy.prompts_per_step", p.prompts_per_step
+  yield *per_step, *_cut(shards)
+  rows = (
+    f"the rows of one shard, {p.prompts_per_step} prompts_per_step * "
+    f"{p.samples_per_prompt} samples_per_prompt / {shards} shards"
+  )
+  several = p.updates_per_rollout
+  if several != 1:
+    updates = "config.policy.updates_per_rollout"
+    yield rows, p.rows // shards, updates, several
+    rows += f" / {several} updates_per_rollout"
+  size = p.rows // shards // max(several, 1)
+  if not p.micro_tokens:
+    most = min(p.micro_batch, size)
+    yield rows, size, "config.policy.micro_batch", most
+  if "capacity" in p.algorithm:
+    capacity = p.algorithm["capacity"]
+    yield "config.policy.algorithm.capacity", capacity, *_cut(shards)
+  if p.pool:
+    yield "config.policy.pool", p.pool, *per_step
+
+
 def _counts(e: Experiment) -> dict[str, int]:
   """All that is counted, and not by zero."""
-  return {
+  text = e.assemble.text
+  counts = {"config.assemble.text.steps": text.steps} if text else {}
+  return counts | {
+    "config.assemble.align.steps": e.assemble.align.steps,
     "config.sft.steps": e.sft.steps,
     "config.reward_model.steps": e.reward_model.steps,
     "config.preference.steps": e.preference.steps,

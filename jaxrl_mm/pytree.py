@@ -5,7 +5,7 @@ that matches a leaf's whole path decides.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -65,6 +65,24 @@ def join(left: dict, right: dict) -> dict:
   """One nested dict of two that share no leaf; the way back from `split`."""
   both = {k: join(left[k], right[k]) for k in left.keys() & right.keys()}
   return left | right | both
+
+
+def dotted(tree: Any, prefix: str = "") -> dict[str, Any]:
+  """Nested mappings as one: `{'a': {'b': 1}}` -> `{'a.b': 1}`."""
+  if not isinstance(tree, Mapping):
+    return {prefix: tree}
+  parts = [dotted(v, f"{prefix}.{k}" if prefix else k) for k, v in tree.items()]
+  return {k: v for part in parts for k, v in part.items()}
+
+
+def differences(there: Any, here: Any) -> dict[str, str]:
+  """What two nested mappings have differently, in words, by dotted name."""
+  other, mine = dotted(there), dotted(here)
+  return {
+    k: f"{k} is {other.get(k)} there and {mine.get(k)} here"
+    for k in sorted(other.keys() | mine.keys())
+    if other.get(k) != mine.get(k)
+  }
 
 
 def matches(pattern: str, name: str) -> bool:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from jaxrl_mm import pytree
 from jaxrl_mm.errors import InputError
 
 TEMPLATE = Path(__file__).with_suffix(".html")
@@ -311,7 +312,7 @@ def results(runs: Sequence[Run]) -> dict[str, Any]:
   """The table of the summaries: `columns` of stage and run, `rows` of texts."""
   stages = _union(run.summary.get("stages", {}) for run in runs)
   columns = [
-    (stage, i, _flat(run.summary["stages"][stage]))
+    (stage, i, pytree.dotted(run.summary["stages"][stage]))
     for stage in stages
     for i, run in enumerate(runs)
     if stage in run.summary.get("stages", {})
@@ -346,17 +347,10 @@ def _read_out(name: str, value: Any) -> str:
 
 def settings(runs: Sequence[Run]) -> list[list[str]]:
   """Rows of name and value in each run; of several runs what differs."""
-  flat = [_flat(run.config) for run in runs]
+  flat = [pytree.dotted(run.config) for run in runs]
   texts = lambda name: [json.dumps(f[name]) if name in f else "" for f in flat]
   rows = [[name, *texts(name)] for name in _union(flat)]
   return [r for r in rows if len(runs) == 1 or len(set(r[1:])) > 1]
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-  if not isinstance(tree, Mapping):
-    return {prefix: tree}
-  parts = [_flat(v, f"{prefix}.{k}" if prefix else k) for k, v in tree.items()]
-  return {k: v for part in parts for k, v in part.items()}
 
 
 # ------------------------------------------------------------- rollouts

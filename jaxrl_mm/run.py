@@ -129,7 +129,8 @@ def _labels(r: Run) -> list[difficulty.Label]:
 
 def _fits(setting: Setting, label: difficulty.Label) -> bool:
   """Whether a trace has room; that of an answer cut off has none to end."""
-  ids = tok.completion_ids(setting.tokenizer, label.trace)
+  drawn = label.trace.removeprefix(setting.layout.prefix)
+  ids = tok.completion_ids(setting.tokenizer, drawn)
   return len(ids) <= setting.layout.completion_tokens
 
 

@@ -40,14 +40,14 @@ class Rules:
   batch: MeshAxis = BATCH_AXES
   length: MeshAxis = "sequence"
   layer: MeshAxis = None
-  embed: MeshAxis = "fsdp"
+  embed: MeshAxis = ("fsdp", "sequence")
   heads: MeshAxis = "tensor"
   kv_heads: MeshAxis = "tensor"
   mlp: MeshAxis = "tensor"
   vocab: MeshAxis = "tensor"
 
   def spec(self, *axes: str | None) -> PartitionSpec:
-    """`spec('vocab', 'embed')` -> `P('tensor', 'fsdp')`."""
+    """`spec('layer', 'mlp')` -> `P(None, 'tensor')`."""
     placed = [None if a is None else getattr(self, a) for a in axes]
     used = [m for p in placed if p for m in ((p,) if isinstance(p, str) else p)]
     if len(set(used)) != len(used):
@@ -272,13 +272,13 @@ def by_table(
       raise ValueError(f"{name}: axes {axes} for the shape {leaf.shape}")
     sharding = NamedSharding(mesh, rules.spec(*axes))
     for size, axis, part in zip(leaf.shape, axes, sharding.spec):
-      parts = math.prod(
-        mesh.shape[m] for m in ([part] if isinstance(part, str) else part or ())
-      )
+      over = [part] if isinstance(part, str) else part or ()
+      parts = math.prod(mesh.shape[m] for m in over)
       if size % parts:
         raise InputError(
           f"the axis '{axis}' of {name} has size {size}, which the {parts} "
-          f"devices of mesh axis '{part}' do not divide; change config.mesh"
+          f"devices of mesh axis '{' x '.join(over)}' do not divide; "
+          "change config.mesh"
         )
     return sharding
 

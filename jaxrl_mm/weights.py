@@ -91,21 +91,13 @@ def check_sizes(wanted: ModelConfig, found: ModelConfig, folder: Path) -> None:
   """Raises InputError if a config describes another model than a folder."""
   free = ("dtype", "param_dtype", "remat")
   found = dataclasses.replace(found, **{n: getattr(wanted, n) for n in free})
-  mine, theirs = (_flat(dataclasses.asdict(c)) for c in (wanted, found))
-  other = [
-    f"{name} is {theirs.get(name)} there and {mine.get(name)} here"
-    for name in sorted(mine.keys() | theirs.keys())
-    if mine.get(name) != theirs.get(name)
-  ]
-  if other:
+  there, here = dataclasses.asdict(found), dataclasses.asdict(wanted)
+  differ = [*pytree.differences(there, here).values()]
+  if differ:
     raise InputError(
-      f"config.model does not describe {folder}: {'; '.join(other[:5])}; "
+      f"config.model does not describe {folder}: {'; '.join(differ[:5])}; "
       "change config.model or config.pretrained"
     )
-
-
-def _flat(tree: dict) -> dict:
-  return dict(pytree.named_leaves({"config": tree}))
 
 
 def final(e: Experiment, workdir: Path, mesh: Mesh) -> Params:

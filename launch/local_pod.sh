@@ -43,9 +43,9 @@ while ((left)); do
     echo "process $i of $processes ended with code $code" >&2
     stop
     # Those that wait for the dead one in a collective hear no signal.
-    (sleep "${GRACE_SECONDS:-30}" && kill -9 "${pids[@]}" 2>/dev/null) &
+    (sleep "${GRACE_SECONDS:-30}" && kill -9 "${pids[@]}") >/dev/null 2>&1 &
     killer=$!
   fi
 done
-[[ ${killer:-} ]] && kill "$killer" 2>/dev/null
+[[ ! ${killer:-} ]] || kill "$killer" 2>/dev/null || true
 exit "$status"

@@ -16,7 +16,7 @@ from jaxrl_mm import preflight
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-def test_losses(tmp_path, monkeypatch, capsys):
+def test_losses(tmp_path, monkeypatch, capsys, quick_compile):
   sizes = "--rows 16 --tokens 8 --capacity 32 --replay_tokens 4 --repeats 1"
   file = tmp_path / "losses.jsonl"
   arguments = ["losses.py", *sizes.split(), "--json", str(file)]
@@ -52,7 +52,7 @@ def test_recorded_transforms_cost_under_two_percent_of_a_step():
     assert record["share_of_step"] < 0.02, record["name"]
 
 
-def test_rollout(tmp_path, monkeypatch, capsys):
+def test_rollout(tmp_path, monkeypatch, capsys, quick_compile):
   file = tmp_path / "rollout.jsonl"
   sizes = "--scale 64 --repeats 1 --tunix_python nowhere"
   arguments = ["rollout.py", *sizes.split(), "--json", str(file)]

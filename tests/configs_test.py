@@ -1,5 +1,6 @@
 """Every file of configs/ describes a run that could start."""
 
+import math
 import runpy
 from pathlib import Path
 
@@ -27,10 +28,10 @@ DEVICES = {
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_config_divides_and_places_every_weight(path):
   e = experiment.from_config(runpy.run_path(str(path))["get_config"]())
-  sizes = [e.mesh.data, e.mesh.fsdp, e.mesh.tensor]
-  rest = DEVICES[path.stem] // -(sizes[0] * sizes[1] * sizes[2])
+  sizes = [e.mesh.data, e.mesh.fsdp, e.mesh.sequence, e.mesh.tensor]
+  rest = DEVICES[path.stem] // -math.prod(sizes)
   sizes = [rest if n == -1 else n for n in sizes]
-  assert sizes[0] * sizes[1] * sizes[2] == DEVICES[path.stem]
+  assert math.prod(sizes) == DEVICES[path.stem]
   run.check_stages(e)
   preflight.check_config(e, sizes[0] * sizes[1])
 
@@ -39,8 +40,8 @@ def test_a_config_divides_and_places_every_weight(path):
     return lora.attach(e.lora, whole, key) if e.lora else whole
 
   shapes = jax.eval_shape(params, jax.random.key(0))
-  names = ("data", "fsdp", "tensor")
-  mesh = AbstractMesh(tuple(sizes), names, axis_types=(AxisType.Auto,) * 3)
+  names = ("data", "fsdp", "sequence", "tensor")
+  mesh = AbstractMesh(tuple(sizes), names, axis_types=(AxisType.Auto,) * 4)
   shardings = param_shardings(mesh, shapes)
   jax.tree.map(lambda s, x: s.shard_shape(x.shape), shardings, shapes)
   preflight.check_optimizers(e, shapes)

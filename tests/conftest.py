@@ -15,8 +15,10 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
+import jaxtyping  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 from transformers import PreTrainedTokenizerFast  # noqa: E402
 
 from jaxrl_mm import pytree  # noqa: E402
@@ -168,12 +170,37 @@ def internvl_folder(tmp_path_factory):
   return folder
 
 
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory):
+  """Where this process keeps its programs."""
+  return str(tmp_path_factory.mktemp("compiled"))
+
+
 @pytest.fixture(scope="module")
-def quick_compile():
-  """Little optimisation: tiny programs take longer to compile than to run."""
-  jax.config.update("jax_disable_most_optimizations", True)
+def quick_compile(compiled):
+  """Little optimisation, and no program twice.
+
+  Tiny programs take longer to compile than to run.
+  """
+  _compile(True, compiled, 0.0)
   yield
-  jax.config.update("jax_disable_most_optimizations", False)
+  _compile(False, None, 1.0)
+
+
+def _compile(quickly, folder, seconds):
+  jax.config.update("jax_disable_most_optimizations", quickly)
+  jax.config.update("jax_compilation_cache_dir", folder)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
+  compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def unchecked():
+  """No checks of types: where they cost more than what is tested, and other
+  tests make them."""
+  jaxtyping.config.update("jaxtyping_disable", True)
+  yield
+  jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

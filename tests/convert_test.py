@@ -163,7 +163,7 @@ def test_another_model_than_the_folders_is_named(published):
     MODEL, decoder=dataclasses.replace(MODEL.decoder, mlp=64)
   )
   e = experiment.Experiment(model=other, pretrained=str(published))
-  with pytest.raises(InputError, match="decoder/mlp is 32 there and 64 here"):
+  with pytest.raises(InputError, match="decoder.mlp is 32 there and 64 here"):
     weights.initial(e, sharding.make_mesh())
 
 

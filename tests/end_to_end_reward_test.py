@@ -77,21 +77,7 @@ def endpoint(serve):
 
 
 @pytest.fixture(scope="module")
-def compiled_once(tmp_path_factory, quick_compile):
-  """The same programs in every run of this file."""
-  known = jax.config.jax_compilation_cache_dir
-  seconds = jax.config.jax_persistent_cache_min_compile_time_secs
-  jax.config.update(
-    "jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled"))
-  )
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-  yield
-  jax.config.update("jax_compilation_cache_dir", known)
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
-
-
-@pytest.fixture(scope="module")
-def whole(endpoint, tmp_path_factory, compiled_once):
+def whole(endpoint, tmp_path_factory, quick_compile, unchecked):
   folder = tmp_path_factory.mktemp("runs") / "whole"
   return folder, run.run(_small(endpoint.url), folder)
 

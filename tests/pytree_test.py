@@ -53,3 +53,18 @@ def test_split_and_join_are_inverse():
   assert rest == {"a": {"b": 1}}
   assert pytree.join(chosen, rest) == pytree.join(rest, chosen) == tree
   assert pytree.split(tree, ".*") == (tree, {})
+
+
+def test_nested_mappings_by_dotted_name():
+  tree = {"a": {"b": 1, "c": {"d": (2, 3)}}, "e": None}
+  assert pytree.dotted(tree) == {"a.b": 1, "a.c.d": (2, 3), "e": None}
+
+
+def test_differences_are_told_in_words():
+  there = {"a": {"b": 1, "c": 2}, "old": 5}
+  here = {"a": {"b": 1, "c": 3}, "new": {"x": 7}}
+  assert pytree.differences(there, here) == {
+    "a.c": "a.c is 2 there and 3 here",
+    "new.x": "new.x is None there and 7 here",
+    "old": "old is 5 there and None here",
+  }

@@ -20,7 +20,7 @@ def section(title):
   )
 
 
-def test_example_learns(capsys):
+def test_example_learns(capsys, quick_compile):
   (code,) = re.findall(
     r"```python\n(.*?)```", section("Use it in your own project"), re.DOTALL
   )

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from jaxrl_mm import inputs, run, sharding, weights
+from jaxrl_mm.data.difficulty import Label
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.evaluate.accuracy import EvaluationConfig
 from jaxrl_mm.experiment import DataConfig, Experiment
@@ -36,6 +37,35 @@ def test_nothing_is_trained_before_the_parts_are_put_together():
   late = dataclasses.replace(DEMO, stages=("sft", "assemble"))
   with pytest.raises(InputError, match="'assemble' behind stages"):
     run.check_stages(late)
+
+
+def test_what_answers_begin_with_takes_no_room_of_a_trace():
+  data = DataConfig(prefix="<think>", completion_tokens=4)
+  setting = inputs.make_setting(
+    dataclasses.replace(DEMO, data=data), sharding.make_mesh()
+  )
+  label = lambda trace: Label(0, "", "3", 1, True, trace)
+  # Three tokens, and the one that ends the answer.
+  assert run._fits(setting, label("<think>1+2"))
+  assert not run._fits(setting, label("<think>1+23"))
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    ({"policy": PolicyConfig(micro_batch=5)}, r"micro_batch \(5\)"),
+    (
+      {"data": DataConfig(demonstrations="nowhere.jsonl")},
+      "cannot read the data file nowhere",
+    ),
+  ],
+)
+def test_a_mistake_is_found_before_the_first_stage(
+  change, message, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(weights, "initial", lambda *_: pytest.fail("too late"))
+  with pytest.raises(InputError, match=message):
+    run.run(dataclasses.replace(DEMO, **change), tmp_path)
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ def mesh():
 
 
 def test_spec_looks_each_axis_up():
-  assert sharding.RULES.spec("vocab", "embed") == P("tensor", "fsdp")
+  embed = ("fsdp", "sequence")
+  assert sharding.RULES.spec("vocab", "embed") == P("tensor", embed)
   assert sharding.RULES.spec("layer", None, "mlp") == P(None, None, "tensor")
   assert sharding.RULES.spec("batch") == P(("data", "fsdp"))
 
@@ -29,7 +30,9 @@ def test_an_unknown_axis_is_an_attribute_error():
     sharding.RULES.spec("embd")
 
 
-@pytest.mark.parametrize("axes", [("heads", "mlp"), ("batch", "embed")])
+@pytest.mark.parametrize(
+  "axes", [("heads", "mlp"), ("batch", "embed"), ("length", "embed")]
+)
 def test_a_mesh_axis_used_twice_is_an_error(axes):
   with pytest.raises(ValueError, match="a mesh axis is used twice"):
     sharding.RULES.spec(*axes)
@@ -143,7 +146,7 @@ def test_by_table_places_each_weight(mesh):
     {"a": {"kernel": jnp.zeros((4, 6)), "bias": jnp.zeros(3)}},
     TABLE,
   )
-  assert placed["a"]["kernel"].spec == P("fsdp", "tensor")
+  assert placed["a"]["kernel"].spec == P(("fsdp", "sequence"), "tensor")
   assert placed["a"]["bias"].spec == P(None)
 
 
@@ -158,6 +161,13 @@ def test_by_table_takes_other_rules(mesh):
 def test_an_unmatched_weight_is_an_error(mesh):
   with pytest.raises(KeyError, match="b/kernel"):
     sharding.by_table(mesh, {"b": {"kernel": jnp.zeros(2)}}, TABLE)
+
+
+def test_devices_along_sequence_share_the_weights_too():
+  mesh = sharding.make_mesh(1, 2, 1, sequence=4)
+  tree = {"a": {"kernel": jnp.zeros((16, 6))}}
+  kernel = sharding.by_table(mesh, tree, TABLE)["a"]["kernel"]
+  assert kernel.shard_shape((16, 6)) == (2, 6)
 
 
 def test_a_wrong_rank_is_an_error(mesh):
@@ -176,7 +186,8 @@ def test_a_size_the_mesh_does_not_divide_is_an_error_that_does_the_sum(mesh):
 
 def test_an_axis_over_two_mesh_axes_must_divide_by_their_product(mesh):
   tree = {"x": jnp.zeros(6)}
-  with pytest.raises(InputError, match="which the 4 devices"):
+  message = "which the 4 devices of mesh axis 'data x fsdp'"
+  with pytest.raises(InputError, match=message):
     sharding.by_table(mesh, tree, [("x", ("batch",))])
 
 

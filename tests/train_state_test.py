@@ -35,7 +35,8 @@ def test_moments_lie_where_their_weights_lie(mesh, placed):
   assert jax.tree.structure(state) == jax.tree.structure(shardings)
   shapes = dict(pytree.named_leaves(state))
   specs = {name: s.spec for name, s in pytree.named_leaves(shardings)}
-  moments = [n for n, spec in specs.items() if spec == P("fsdp", "tensor")]
+  cut = P(("fsdp", "sequence"), "tensor")
+  moments = [n for n, spec in specs.items() if spec == cut]
   assert [name.split("/")[-3] for name in moments] == ["mu", "nu"]
   for name in moments:
     assert shapes[name].shape == (4, 6)

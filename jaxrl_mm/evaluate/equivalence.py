@@ -7,6 +7,7 @@ Skywork R1V2 grades its benchmarks so (https://arxiv.org/abs/2504.16656, section
 import re
 from collections.abc import Sequence
 
+from jaxrl_mm.evaluate import prompts
 from jaxrl_mm.evaluate.items import Item
 from jaxrl_mm.rewards.judge import Judge
 
@@ -49,10 +50,8 @@ def verdicts(responses: Sequence[tuple[str, Item]], judge: Judge) -> list[bool]:
 def prompt(response: str, item: Item) -> str:
   """What the judge is asked; of a response only what follows its thoughts."""
   spoken = response.rpartition("</think>")[2].strip()
-  letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-  options = [f"{a}. {text}" for a, text in zip(letters, item.choices)]
   return _PROMPT.format(
-    question="\n".join([item.question, *options]),
+    question=prompts.with_options(item),
     answer=item.answer,
     response=spoken[-_LONGEST:],
   )

@@ -25,11 +25,16 @@ _OPEN = (
 )
 
 
+def with_options(item: Item) -> str:
+  """The question, and below it its options behind their letters."""
+  options = [f"{a}. {text}" for a, text in zip(LETTERS, item.choices)]
+  return "\n".join([item.question, *options])
+
+
 def reasoned(item: Item) -> str:
   """A question to be thought about, answered in a box; with its options."""
-  options = [f"{a}. {text}" for a, text in zip(LETTERS, item.choices)]
   lettered = item.choices or len(item.answer) == 1 and item.answer in LETTERS
-  return "\n".join([item.question, *options, _LETTER if lettered else _OPEN])
+  return f"{with_options(item)}\n{_LETTER if lettered else _OPEN}"
 
 
 def yes_or_no(item: Item) -> str:

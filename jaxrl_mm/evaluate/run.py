@@ -16,6 +16,7 @@ from jaxrl_mm import sharding
 from jaxrl_mm.errors import InputError
 from jaxrl_mm.evaluate import equivalence, metrics
 from jaxrl_mm.evaluate.items import Benchmark, Item, Verdict
+from jaxrl_mm.metrics import write_text
 from jaxrl_mm.rewards.judge import Judge
 
 RESULTS = "results.jsonl"
@@ -119,7 +120,7 @@ def run_benchmark(
     rows.extend(new)
     progress(len(rows))
   summary = summarize(benchmark, items, rows, protocol.ks)
-  _write(Path(folder) / SUMMARY, json.dumps(summary, indent=2) + "\n")
+  write_text(Path(folder) / SUMMARY, json.dumps(summary, indent=2) + "\n")
   return summary
 
 
@@ -290,7 +291,7 @@ def _resume(path: Path, header: str, items: int, batch: int) -> list[dict]:
   """
   if not path.exists():
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, header + "\n")
+    write_text(path, header + "\n")
     return []
   text = path.read_text(encoding="utf-8")
   whole = text[: text.rfind("\n") + 1]
@@ -304,7 +305,7 @@ def _resume(path: Path, header: str, items: int, batch: int) -> list[dict]:
     lines = lines[: len(lines) // batch * batch]
   whole = "".join(f"{line}\n" for line in (first, *lines))
   if whole != text:
-    _write(path, whole)
+    write_text(path, whole)
   return [json.loads(line) for line in lines]
 
 
@@ -313,10 +314,3 @@ def _append(path: Path, rows: Sequence[dict]) -> None:
     file.writelines(json.dumps(row) + "\n" for row in rows)
     file.flush()
     os.fsync(file.fileno())
-
-
-def _write(path: Path, text: str) -> None:
-  """All or nothing: a reader never sees half of it."""
-  draft = path.with_name(path.name + ".new")
-  draft.write_text(text, encoding="utf-8")
-  draft.replace(path)

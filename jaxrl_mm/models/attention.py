@@ -73,11 +73,13 @@ class CacheMask(NamedTuple):
 class Causal(NamedTuple):
   """Each token may attend to the real tokens up to itself.
 
+  Where there are fewer queries than keys, they are those of the last tokens.
+
   Attributes:
-    real: [B, T], false on padding.
+    real: [B, S], false on padding.
   """
 
-  real: Bool[Array, "B T"]
+  real: Bool[Array, "B S"]
 
 
 Mask = Bool[Array, "#B T S"] | Causal | Packing
@@ -99,11 +101,13 @@ def full(
   """
   if isinstance(mask, Packing):
     rows = (packed.unpack(x, mask) for x in (q, k, v))
-    return packed.pack(full(*rows, Causal(mask.real)), mask)
+    return packed.pack(_in_rows(*rows, mask), mask)
   if not isinstance(mask, Causal):
     return _fused(q, k, v, None if mask is None else mask[:, None])
   uncut = sharding.length_shards() == 1
-  plain = lambda q, k, v, real: _fused(q, k, v, _causal(real), uncut)
+  plain = lambda q, k, v, real: _fused(
+    q, k, v, _causal(real, q.shape[1]), uncut
+  )
   if not flash.splash_fits(q, k):
     return plain(q, k, v, mask.real)
   # Not by the default backend: a program can be compiled for a TPU elsewhere.
@@ -114,7 +118,7 @@ def full(
 
 def _splash(q, k, v, real):
   of = real.astype(jnp.int32)
-  return flash.splash(q, k, v, of, of)
+  return flash.splash(q, k, v, of[:, -q.shape[1] :], of)
 
 
 def _fused(q, k, v, mask, uncut=True):
@@ -123,10 +127,64 @@ def _fused(q, k, v, mask, uncut=True):
   return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=kernel)
 
 
-def _causal(real):
-  """As a matrix [B, 1, T, T]."""
+def _causal(real, queries):
+  """As a matrix [B, 1, T, S]."""
   length = real.shape[1]
-  return jnp.tril(jnp.ones((length, length), bool)) & real[:, None, None, :]
+  before = jnp.tri(queries, length, length - queries, dtype=bool)
+  return before & real[:, None, None, :]
+
+
+def _in_rows(q, k, v, p):
+  """Answers behind their prompts, and each prompt by itself, once."""
+  prompt = p.brings.shape[1]
+  answers = full(q[:, prompt:], k, v, Causal(p.real))
+  prompts = _each_once(*(x[:, :prompt] for x in (q, k, v, p.real)), p.brings)
+  return jnp.concatenate([prompts, answers], axis=1)
+
+
+@jax.custom_vjp
+def _each_once(q, k, v, real, brings):
+  """Row after row of each shard; one that brings nothing costs nothing.
+
+  The backward pass attends again: what it needs of one row would have room in
+  all of them.
+  """
+
+  def one(_, row):
+    *qkv, real, brings = row
+    see = lambda: full(*qkv, Causal(real))
+    skip = lambda: jnp.zeros_like(qkv[0])
+    return None, jax.lax.cond(jnp.any(brings), see, skip)
+
+  rows = _row_by_row((q, k, v, real, brings))
+  return _side_by_side(jax.lax.scan(one, None, rows)[1])
+
+
+def _each_once_back(saved, gradient):
+  def one(_, row):
+    *qkv, real, brings, gradient = row
+    attend = lambda *qkv: full(*qkv, Causal(real))
+    see = lambda: jax.vjp(attend, *qkv)[1](gradient)
+    skip = lambda: tuple(map(jnp.zeros_like, qkv))
+    return None, jax.lax.cond(jnp.any(brings), see, skip)
+
+  rows = _row_by_row((*saved, gradient))
+  back = jax.lax.scan(one, None, rows)[1]
+  return *map(_side_by_side, back), None, None
+
+
+_each_once.defvjp(lambda *rows: (_each_once(*rows), rows), _each_once_back)
+
+
+def _row_by_row(arrays):
+  """[B, ...] -> [rows of a shard, shards, ...] of each."""
+  split = lambda x: x.reshape(sharding.batch_shards(), -1, *x.shape[1:])
+  return tuple(jnp.moveaxis(split(x), 1, 0) for x in arrays)
+
+
+def _side_by_side(x):
+  """The way back."""
+  return jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:])
 
 
 def quantize(x: Float[Array, "*shape E"]) -> Quantized:

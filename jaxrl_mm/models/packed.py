@@ -30,8 +30,8 @@ class Packing(NamedTuple):
 
   Attributes:
     real: [B, W] false on padding.
-    own: [B, W] true where the row itself brings the token to the stream; the
-      other real ones are those of a prompt that a row before it brings.
+    brings: [B, S] true where the row itself brings its prompt's token to the
+      stream; a row before it brings the others.
     holder: [B] the row of the shard that brings a row's prompt.
     place: [B, W] where a token stands in the stream.
     source: [N, C] where a token of the stream stands in the shard's rows, laid
@@ -41,12 +41,18 @@ class Packing(NamedTuple):
   """
 
   real: Bool[Array, "B W"]
-  own: Bool[Array, "B W"]
+  brings: Bool[Array, "B S"]
   holder: Int[Array, " B"]
   place: Int[Array, "B W"]
   source: Int[Array, "N C"]
   filled: Bool[Array, "N C"]
   fits: Bool[Array, ""]
+
+  @property
+  def own(self) -> Bool[Array, "B W"]:
+    """True where the row itself brings a token."""
+    answers = self.real[:, self.brings.shape[1] :]
+    return jnp.concatenate([self.brings, answers], axis=1)
 
 
 def plan(
@@ -61,10 +67,10 @@ def plan(
     room: C, tokens of a shard's stream.
   """
   of_shard = jax.vmap(partial(_of_shard, prompt, room))
-  own, holder, place, source, count = of_shard(_split(real), _split(group))
+  brings, holder, place, source, count = of_shard(_split(real), _split(group))
   return Packing(
     real,
-    *(_merge(x) for x in (own, holder, place)),
+    *(_merge(x) for x in (brings, holder, place)),
     source,
     jnp.arange(room) < count[:, None],
     jnp.all(count <= room),
@@ -81,7 +87,13 @@ def _of_shard(prompt, room, real, group):
   place = jnp.clip(count.reshape(own.shape) - 1, 0, room - 1)
   place = jnp.where(in_prompt, place[holder], place)
   source = jnp.searchsorted(count, jnp.arange(1, room + 1))
-  return own, holder, place, jnp.minimum(source, own.size - 1), count[-1]
+  return (
+    own[:, :prompt],
+    holder,
+    place,
+    jnp.minimum(source, own.size - 1),
+    count[-1],
+  )
 
 
 @jax.custom_vjp

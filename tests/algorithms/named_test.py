@@ -12,6 +12,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxrl_mm import algorithms
 from jaxrl_mm.structs import Trajectories
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 R1 = np.load(GOLDEN / "stable_reinforce.npz")
 TRL = np.load(GOLDEN / "mpo_grpo.npz")

@@ -33,10 +33,17 @@ def test_what_takes_no_compiler_is_asked_first():
     program("reshard", 10),
     program("decode", 500, beside=400),
     program("log-probs", 500, beside=501),
+    program("prefill", 700),
   ]
   found = compiled.quickest_refusal(listed, CHIP)
   order = [p.name for p in found]
-  assert order == ["log-probs", "decode", "reshard", "train step"]
+  assert order == [
+    "log-probs",
+    "reshard",
+    "decode",
+    "prefill",
+    "train step",
+  ]
 
 
 def test_too_large_arrays_are_not_compiled():

@@ -24,3 +24,13 @@ def test_the_scores_of_attention_are_named():
   assert "float32[100,100] over all chips" in scores
   assert "attention/" in scores and scores.endswith("/dot_general")
   assert "float32[3,100,8]" in kept and kept.endswith("scan")
+
+
+def test_other_platforms_do_not_count():
+  def attend(x):
+    whole, plain = lambda x: x @ x.T @ x, lambda x: x @ (x.T @ x)
+    return jax.lax.platform_dependent(x, tpu=plain, default=whole)
+
+  shape = jax.ShapeDtypeStruct((100, 8), jnp.float32)
+  found = traced.largest(jax.jit(attend).trace(shape).jaxpr)
+  assert [size for size, _ in found] == [3_200, 8 * 8 * 4]

@@ -80,7 +80,7 @@ def test_only_adapters_have_gradients(adapted, logp):
 def test_adapters_lie_as_their_kernels_do(adapted):
   mesh = sharding.make_mesh(2, 2, 2)
   placed = param_shardings(mesh, adapted)["decoder"]["layers"]["attention"]
-  assert placed["q"]["lora_a"].spec == jax.P(None, "fsdp", None)
+  assert placed["q"]["lora_a"].spec == jax.P(None, ("fsdp", "sequence"), None)
   assert placed["q"]["lora_b"].spec == jax.P(None, None, "tensor", None)
   assert placed["out"]["lora_a"].spec == jax.P(None, "tensor", None, None)
   assert placed["out"]["lora_scale"].spec == jax.P(None)

@@ -92,7 +92,7 @@ def test_fsdp_and_tensor_cut_all_that_is_large(large):
 def test_the_demo_is_placed_by_the_same_table():
   mesh = sharding.make_mesh(2, 2, 2)
   placed = param_shardings(mesh, _shapes(config.digits()))
-  assert placed["embedder"]["table"].spec == P("tensor", "fsdp")
+  assert placed["embedder"]["table"].spec == P("tensor", ("fsdp", "sequence"))
   attention = placed["decoder"]["layers"]["attention"]
   assert attention["k"]["bias"].spec == P(None, "tensor", None)
   assert placed["decoder"]["norm"]["scale"].spec == P(None)

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import launching
@@ -22,6 +20,21 @@ def whole(tmp_path_factory):
   return folder
 
 
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+  """One of fewer stages and steps, on one device."""
+  folder = tmp_path_factory.mktemp("runs") / "short"
+  launching.finish(launching.start(folder, "short", 1, 1, *mesh(1, 1, 1)))
+  replayed = [line["effective"] for line in launching.lines(folder, "policy")]
+  assert max(replayed) > 0
+  return folder
+
+
+def mesh(data, fsdp, tensor):
+  """The flags for it."""
+  return f"mesh.data={data}", f"mesh.fsdp={fsdp}", f"mesh.tensor={tensor}"
+
+
 def test_two_processes_with_four_devices_each(whole, tmp_path):
   launching.finish(launching.start(tmp_path, "whole", 2, 4))
   launching.check_equal(tmp_path, whole, STAGES)
@@ -29,49 +42,37 @@ def test_two_processes_with_four_devices_each(whole, tmp_path):
   assert max(replayed) > 0  # the buffer had something to give
 
 
-def test_processes_that_hold_the_same_rows(whole, tmp_path):
-  """Eight processes of one device: the tensor axis goes across them."""
-  launching.finish(launching.start(tmp_path, "whole", 8, 1))
-  launching.check_equal(tmp_path, whole, STAGES)
+def test_processes_that_hold_the_same_rows(short, tmp_path):
+  """The tensor axis goes across both of them."""
+  flags = mesh(1, 1, 2)
+  launching.finish(launching.start(tmp_path, "short", 2, 1, *flags))
+  check_short(tmp_path, short)
 
 
-def test_taken_away_and_continued_on_other_processes(tmp_path):
+def test_taken_away_and_continued_on_other_processes(short, tmp_path):
   """SIGTERM to the launcher; the rest runs on one process and another mesh."""
-  process = launching.start(tmp_path / "cut", "short", 2, 4)
-  steps = lambda: len(launching.lines(tmp_path / "cut", "sft"))
+  process = launching.start(tmp_path, "short", 2, 2, *mesh(2, 1, 2))
+  steps = lambda: len(launching.lines(tmp_path, "sft"))
   wait_until(lambda: steps() >= 3, process)
   process.send_signal(signal.SIGTERM)
-  output, _ = process.communicate(timeout=300)
+  output, _ = process.communicate(timeout=900)
   assert "stopped: sft was asked to end and has saved step" in output
-  mesh = "mesh.data=2", "mesh.fsdp=4", "mesh.tensor=1"
-  launching.finish(launching.start(tmp_path / "cut", "short", 1, 8, *mesh))
-  launching.finish(launching.start(tmp_path / "one", "short", 1, 8))
-  launching.check_equal(tmp_path / "cut", tmp_path / "one", ("sft", "policy"))
+  flags = mesh(1, 4, 1)
+  launching.finish(launching.start(tmp_path, "short", 1, 4, *flags))
+  check_short(tmp_path, short)
 
 
-def test_two_processes_agree_on_rewards_texts_and_the_end(tmp_path):
+def check_short(folder, short):
+  """As it, but for means over micro-batches, whose rows are others."""
+  but = "entropy", "approx_kl", "clip_fraction"
+  launching.check_equal(folder, short, ("sft", "policy"), but)
+
+
+def test_two_processes_agree_on_rewards_rows_texts_and_the_end(tmp_path):
   """The signal reaches one of them alone."""
   path = tmp_path / "a.jsonl"
-  environ = os.environ | {
-    "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-    "PYTHONPATH": str(launching.ROOT),
-    "JAXRL_COORDINATOR": f"127.0.0.1:{launching.free_port()}",
-    "JAXRL_PROCESSES": "2",
-  }
-  script = launching.ROOT / "tests" / "pod" / "agreeing.py"
-  started = [
-    subprocess.Popen(
-      [sys.executable, script, path],
-      env=environ | {"JAXRL_PROCESS": str(number)},
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
-    )
-    for number in (0, 1)
-  ]
-  for process in started:
-    output = launching.finish(process, limit=300)
+  for process in launching.start_two("agreeing.py", path):
+    output = launching.finish(process, limit=900)
     assert "has kept 3 of 4 batches of a.jsonl" in output
   kept = [json.loads(line) for line in path.read_text().splitlines()]
   assert kept == [{}, *({"texts": [f"{n} ", f"{n} é"]} for n in range(3))]
@@ -88,7 +89,19 @@ def test_a_host_that_dies_ends_the_others_within_a_minute(tmp_path):
   assert "process 1 of 2 ended with code 137" in output
 
 
-def wait_until(done, process, limit=1500):
+@pytest.mark.parametrize("waits", ["for it", "elsewhere"])
+@pytest.mark.parametrize("dies", [0, 1])
+def test_without_a_launcher_they_notice_it_themselves(dies, waits):
+  started = launching.start_two("dying.py", str(dies), waits)
+  assert started[dies].wait(timeout=600) == -signal.SIGKILL
+  began = time.monotonic()
+  output, _ = started[1 - dies].communicate(timeout=600)
+  took = time.monotonic() - began
+  print(f"{took:.0f} seconds\n{output[-1500:]}")
+  assert took < 60 and started[1 - dies].returncode != 0
+
+
+def wait_until(done, process, limit=3000):
   """Looks again and again; the run must not end before."""
   until = time.monotonic() + limit
   while not done():

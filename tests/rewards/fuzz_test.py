@@ -14,7 +14,6 @@ import os
 import random
 import time
 
-import jaxtyping
 import pytest
 
 from jaxrl_mm.evaluate import equivalence, livebench, multimodal, pairwise
@@ -35,6 +34,8 @@ from jaxrl_mm.rewards import (
 )
 from jaxrl_mm.rewards import format as form
 from jaxrl_mm.rewards import math as maths
+
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 COUNT = 10_000
 # Strings that the dear graders see, in parts for as many processes.
@@ -194,14 +195,6 @@ def strings(count, seed):
   for _ in range(count):
     pieces = rng.choices(PIECES, k=rng.randint(0, 12))
     yield "".join(pieces) * rng.choice((1, 1, 1, 1, 2, 5))
-
-
-@pytest.fixture(autouse=True)
-def unchecked():
-  """Checks of types cost more than these graders, and other tests make them."""
-  jaxtyping.config.update("jaxtyping_disable", True)
-  yield
-  jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_cheap_graders_give_nothing_for_garbage():

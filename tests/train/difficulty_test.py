@@ -68,6 +68,17 @@ def test_killed_anywhere_it_ends_with_the_same_file(tmp_path, kept):
   assert min(teacher.asked, default="e9") == f"e{lines - lines % 4}"
 
 
+def test_the_first_process_says_what_is_right(tmp_path, monkeypatch):
+  """As the second of two, whose own rule would find other answers right."""
+  first = lambda text: "[1.0, 1.0, 1.0, 1.0]" if text == "[]" else text
+  monkeypatch.setattr(labelling.sharding, "of_first_process", first)
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  teacher, path = Teacher(), tmp_path / "labels.jsonl"
+  labelling.make_labels(teacher, CONFIG, SOURCE, choice.pairwise, path, seed=0)
+  assert list(teacher.asked.values()) == [1] * 10
+  assert not path.exists()
+
+
 def test_a_finished_stage_asks_nobody(tmp_path):
   path = tmp_path / "labels.jsonl"
   whole, teacher = _label(path, Teacher()), Teacher()

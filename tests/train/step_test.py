@@ -256,7 +256,7 @@ def alone(trainer, demonstrations):
 
 @pytest.mark.parametrize(
   "sizes, sequence, micro_batch, room",
-  [((2, 2, 2), 1, 1, 0), ((1, 2, 2), 2, 2, 0), ((1, 4, 2), 1, 2, 20)],
+  [((2, 2, 2), 1, 1, 0), ((1, 2, 2), 2, 2, 0), ((1, 4, 1), 2, 2, 20)],
 )
 def test_every_mesh_takes_the_same_step(
   trainer, demonstrations, alone, sizes, sequence, micro_batch, room
