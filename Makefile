@@ -1,7 +1,7 @@
 # make demo: train the laptop model.  make demo-reward: train a judge.
 # make test: run all tests.
 # make parity: compare with torch, which is large, live.
-# make pod: several processes, killed ones; half an hour.
+# make pod: several processes, and killed ones; takes long.
 # make fit: compile a 7B run for a TPU slice, without a TPU.
 # PYTHON chooses the interpreter, VENV where it is installed.
 PYTHON ?= python3

@@ -3,6 +3,7 @@
 
 import multiprocessing
 import random
+import statistics
 import time
 
 import launching
@@ -45,10 +46,11 @@ def compare(folder, run):
   """A run that nobody disturbs, and one that is killed and started again."""
   start(run, folder / "whole").join()
   rng, inside, newest = random.Random(0), 0, 0
+  pace = seconds_a_step(folder / "whole")
   for _ in range(KILLS):
     process = start(run, folder / "killed")
     wait_for_a_step(folder / "killed", process)
-    time.sleep(rng.uniform(0, 0.1))
+    time.sleep(rng.uniform(0, 2 * pace))
     process.kill()
     process.join()
     assert process.exitcode == -9, "it ended before it was killed"
@@ -66,6 +68,14 @@ def start(run, folder):
   process = FORK.Process(target=run, args=(folder,))
   process.start()
   return process
+
+
+def seconds_a_step(folder):
+  """The median, with the save before it."""
+  gaps = []
+  for path in folder.rglob("metrics.jsonl"):
+    gaps += np.diff([x["seconds"] for x in metrics.read_lines(path)]).tolist()
+  return statistics.median(gaps)
 
 
 def wait_for_a_step(folder, process):
