@@ -39,8 +39,8 @@ both leave things out. What was chosen, and why:
   lengths      1,024 tokens of answer, the code's. The code's limit of 20,480 of
                prompt would be padding nearly everywhere: 4,096 hold a picture
                and two long responses, and a longer pair is named as an error.
-  micro_tokens A device takes up to eight rows at once, and no more than fit
-               where four of the longest do; padding is not computed.
+  micro_tokens A device takes up to eight rows at once, as many as fit into the
+               room of four of the longest.
   evaluation   Both orders of each pair, and votes of up to 15 samples. The
                code shows the better response first, always.
 """

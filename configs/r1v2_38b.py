@@ -46,9 +46,9 @@ losses and what is frozen, and almost no number. What was chosen, and why:
                 asked of the result instead (`jaxrl_mm.evaluate.run`).
   lengths       8,192 tokens of prompt hold 13 tiles of 256 and a question;
                 8,192 of completion are R1V's.
-  micro_tokens  A device takes a group at once, its prompt once: 73,728 tokens
-                in place of 8 * 16,384. Elsewhere as many rows as fit the room
-                of two of the longest.
+  micro_tokens  A device takes up to a group at once, its prompt once: there is
+                room for four of the longest answers. Elsewhere as many rows as
+                fit the room of two of the longest.
 """
 
 from jaxrl_mm.evaluate.accuracy import EvaluationConfig
@@ -64,7 +64,7 @@ from jaxrl_mm.train.sft import SftConfig
 
 PROJECTOR = "projector/.*"
 PROMPT, ANSWER = 8192, 8192
-GROUP = PROMPT + 8 * ANSWER
+HALF_GROUP = PROMPT + 4 * ANSWER
 
 
 def projector(learning_rate: float, **settings) -> OptimizerConfig:
@@ -82,7 +82,7 @@ def get_config():
     prompts_per_step=128,
     samples_per_prompt=8,
     micro_batch=8,
-    micro_tokens=GROUP,
+    micro_tokens=HALF_GROUP,
   )
   return to_config(
     Experiment(
@@ -120,7 +120,7 @@ def get_config():
         collect=collect,
         steps=400,
         batch=256,
-        micro_batch=2,
+        micro_batch=3,
         micro_tokens=2 * (PROMPT + ANSWER),
         optimizer=OptimizerConfig(
           learning_rate=1e-5, trainable="(?!vision/).*"
@@ -132,7 +132,7 @@ def get_config():
         rounds=2,
         steps=200,
         batch=256,
-        micro_batch=2,
+        micro_batch=3,
         micro_tokens=2 * (PROMPT + ANSWER),
         optimizer=projector(1e-6, warmup_steps=10),
       ),
@@ -141,7 +141,7 @@ def get_config():
         prompts_per_step=128,
         samples_per_prompt=8,
         micro_batch=8,
-        micro_tokens=GROUP,
+        micro_tokens=HALF_GROUP,
         algorithm={"name": "r1v2", "capacity": 4096, "clip": 0.2},
         weights={"answer": 1.0, "format": 1.0},
         learned=LearnedConfig(weight=1.0, threshold=0.0),

@@ -25,8 +25,8 @@ What the paper (https://arxiv.org/abs/2505.07263) says and does not say:
   steps        2 epochs of 65,536 pairs, about as many as 100,000 questions
                give, in the first stage.
   pictures     At most 1,280 image tokens, the processor's usual limit.
-  micro_tokens A device takes up to four pairs at once, each prompt once and no
-               padding; two of the longest have 12,288 tokens.
+  micro_tokens A device takes up to eight pairs at once, each prompt once; two
+               of the longest have 12,288 tokens.
   text         The paper's second stage adds questions without pictures; records
                without "image" are just that.
 """
@@ -62,7 +62,7 @@ def get_config():
         ),
         steps=512,
         batch=256,
-        micro_batch=4,
+        micro_batch=8,
         micro_tokens=16_384,
         second_rate=0.1,
         optimizer=OptimizerConfig(

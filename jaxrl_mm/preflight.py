@@ -158,6 +158,11 @@ def _counts(e: Experiment) -> dict[str, int]:
   """All that is counted, and not by zero."""
   text = e.assemble.text
   counts = {"config.assemble.text.steps": text.steps} if text else {}
+  for name in ("sft", "cold_start", "reward_model", "preference", "policy"):
+    counts[f"config.{name}.micro_batch"] = getattr(e, name).micro_batch
+  for name in ("reward_model", "preference"):
+    at_once = getattr(e, name).collect.micro_batch
+    counts[f"config.{name}.collect.micro_batch"] = at_once
   return counts | {
     "config.assemble.align.steps": e.assemble.align.steps,
     "config.sft.steps": e.sft.steps,

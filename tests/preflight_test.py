@@ -131,6 +131,7 @@ def test_a_demo_fits_unchanged_on_one_to_sixteen_shards(name, variant):
   [
     {"sft": SftConfig(steps=0)},
     {"policy": PolicyConfig(samples_every=0)},
+    {"policy": PolicyConfig(micro_batch=0, micro_tokens=10**6)},
     {"loop": LoopConfig(save_every=0)},
   ],
 )

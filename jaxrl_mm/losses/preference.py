@@ -174,7 +174,8 @@ def mpo(
   }
   nll = generation(policy_chosen, lengths)
   # A mean over tokens is the mean over rows weighted by their lengths.
-  share = lengths / mean(lengths * 1.0) if aggregate == "token" else 1.0
+  tokens = jnp.maximum(mean(lengths * 1.0), 1e-9)
+  share = lengths / tokens if aggregate == "token" else 1.0
   parts["generation"] = mean(nll * share)
   loss = sum(w * part for w, part in zip(weights, parts.values()))
   chosen = implicit_reward(policy_chosen, reference_chosen, beta=beta)

@@ -1,51 +1,11 @@
 """The few layers everything is made of. Parameters only, no other state."""
 
 import math
-import re
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def linear(
-  equation: str, x: Float[Array, "..."], kernel: Float[Array, "..."]
-) -> Float[Array, "..."]:
-  """`jnp.einsum(equation, x, kernel)` with a kernel's gradient that is cheaper.
-
-  The gradient of a kernel is a product over all rows, and XLA turns the first
-  array of such a product around in memory on CPUs. JAX always has the output's
-  gradient there; here it is the smaller of that and `x`.
-
-  Args:
-    equation: every letter of the kernel is one of `x` or of the output.
-    x: the input.
-    kernel: of the same dtype.
-  """
-  return jnp.einsum(equation, x, kernel)
-
-
-def _linear_forward(equation, x, kernel):
-  return linear(equation, x, kernel), (x, kernel)
-
-
-def _linear_backward(equation, saved, g):
-  x, kernel = saved
-  of_x, letters, of_y = re.split(",|->", equation)
-  pair = (of_x, x), (of_y, g)
-  (a, small), (b, large) = sorted(pair, key=lambda named: named[1].size)
-  kept = "".join(n for n in a + b if n in letters)
-  of_kernel = jnp.einsum(f"{a},{b}->{kept}", small, large)
-  return (
-    jnp.einsum(f"{of_y},{letters}->{of_x}", g, kernel),
-    jnp.einsum(f"{kept}->{letters}", of_kernel),
-  )
-
-
-linear.defvjp(_linear_forward, _linear_backward)
 
 
 class Einsum(nn.Module):
@@ -78,7 +38,7 @@ class Einsum(nn.Module):
     kernel = self.param(
       "kernel", nn.initializers.normal(fan_in**-0.5), self.shape, dtype
     )
-    y = linear(self.equation, x, jnp.asarray(kernel, x.dtype))
+    y = jnp.einsum(self.equation, x, kernel.astype(x.dtype))
     if self.has_variable("params", "kernel_scale"):
       y = y * self.get_variable("params", "kernel_scale").astype(x.dtype)
     if self.has_variable("params", "lora_a"):

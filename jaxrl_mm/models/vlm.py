@@ -217,6 +217,11 @@ def hidden_states(
   finite.
   """
   features = None
+  shards = sharding.batch_shards()
+  if room:
+    room = min(room, (tokens.size + prompts.tokens.size) // shards)
+    # Pictures one by one: rows that pad the batch have none of their own.
+    samples_per_prompt = len(tokens) // shards
   if prompts.images is not None:
     features = encode_distinct(
       config, params, prompts.images, prompts.group, samples_per_prompt

@@ -96,8 +96,9 @@ class PolicyConfig:
       a step are cut; all but the first are off-policy. R1-Reward has 2.
     micro_batch: rows a device sees at once, at most; best a multiple of G, so
       that the vision tower sees a group's picture once.
-    micro_tokens: tokens a device sees at once, at most, padding not counted
-      and the prompt of neighbours once, see `train.packing`; 0 counts rows
+    micro_tokens: room for the tokens a device sees at once, into which rows are
+      packed without padding and the prompt of neighbours once, see
+      `micro_batches`; what rows leave of it is computed too. 0 counts rows
       alone.
     temperature, top_k, top_p: of the sampler.
     cache: form of keys and values in the sampler, see `decode.Sampling`.
@@ -525,13 +526,7 @@ def _update(
   mixed, memory = algorithm.transform.update(trajectories, memory)
   mixed = sharding.constrain_rows(mixed)
   rows = mixed.group.shape[0]
-  replayed = optax.tree.get(memory, "replayed")
-  if replayed is None:
-    replayed = jnp.zeros(rows, bool)
-  elif config.micro_tokens:
-    # Replayed rows with the same prompt come together, to run it once.
-    order = jnp.argsort(mixed.group, stable=True)
-    mixed, replayed = sharding.gather_rows((mixed, replayed), order)
+  replayed = optax.tree.get(memory, "replayed", jnp.zeros(rows, bool))
 
   def loss_fn(trained, batch):
     t, replayed = batch
@@ -547,12 +542,15 @@ def _update(
       room=config.micro_tokens,
     )
     loss, metrics = algorithm.loss(logp, t)
-    fresh = t.mask & ~replayed[:, None]
+    weight, fresh = algorithm.weight(t), t.mask & ~replayed[:, None]
+    # Over the weight, so that the metrics of a batch have the sums of it.
+    summed = lambda x: masked.total(x, fresh) / jnp.maximum(weight, 1e-9)
     metrics = metrics | {
       "entropy": masked.mean(entropy, t.mask),
-      "sampler_gap": masked.mean(jnp.abs(logp - t.logp), fresh),
+      "gap": summed(jnp.abs(logp - t.logp)),
+      "fresh": summed(jnp.ones(fresh.shape)),
     }
-    return loss, algorithm.weight(t), metrics
+    return loss, weight, metrics
 
   def learn(state, part):
     gradient, loss, metrics = accumulate_gradients(
@@ -578,8 +576,10 @@ def _summarize(of_updates: Metrics) -> Metrics:
   Before the first one the sampler and the trainer have the same weights.
   """
   means = {name: jnp.mean(x) for name, x in of_updates.items()}
+  gap, fresh = (of_updates[name][0] for name in ("gap", "fresh"))
+  del means["gap"], means["fresh"]
   return means | {
-    "sampler_gap": of_updates["sampler_gap"][0],
+    "sampler_gap": gap / jnp.maximum(fresh, 1e-9),
     "bad_steps": of_updates["bad_steps"][-1],
   }
 

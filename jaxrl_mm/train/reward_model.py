@@ -41,8 +41,9 @@ class RewardModelConfig:
     steps: updates of a data stage.
     batch: pairs an update.
     micro_batch: pairs a device sees at once, at most.
-    micro_tokens: tokens a device sees at once, at most, padding not counted
-      and the prompt of neighbours once, see `train.packing`; 0 counts rows
+    micro_tokens: room for the tokens a device sees at once, into which rows are
+      packed without padding and the prompt of neighbours once, see
+      `micro_batches`; what rows leave of it is computed too. 0 counts rows
       alone.
     second_rate: learning rate of the second data stage over the first's; the
       paper has 1e-5 and 1e-6.

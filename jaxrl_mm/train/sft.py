@@ -24,8 +24,9 @@ class SftConfig:
     steps: updates.
     batch: demonstrations an update.
     micro_batch: rows a device sees at once, at most.
-    micro_tokens: tokens a device sees at once, at most, padding not counted
-      and the prompt of neighbours once, see `train.packing`; 0 counts rows
+    micro_tokens: room for the tokens a device sees at once, into which rows are
+      packed without padding and the prompt of neighbours once, see
+      `micro_batches`; what rows leave of it is computed too. 0 counts rows
       alone.
     optimizer: see `OptimizerConfig`.
   """

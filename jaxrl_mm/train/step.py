@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Int
 
 from jaxrl_mm import pytree, sharding
 from jaxrl_mm.structs import Metrics, Pairs, Prompts
-from jaxrl_mm.train import packing
+from jaxrl_mm.train import micro_batches
 from jaxrl_mm.train_state import TrainState
 
 # (params, rows) -> loss, its weight, metrics. The loss of a batch is the
@@ -31,11 +31,12 @@ def accumulate_gradients(
     params: the weights.
     batch: a pytree whose leaves all have the leading axis B.
     micro_batch: rows a device sees at once, at most.
-    room: tokens a device sees at once, at most, see `packing`; then `batch` is
-      as there. 0 does not count them.
+    room: tokens a device sees at once, at most, see `micro_batches`; then
+      `batch` is as there. 0 does not count them.
 
   Returns:
-    The same as for the whole batch at once, to rounding, in float32.
+    Gradient and loss are those of the whole batch at once, to rounding, in
+    float32; metrics are means over micro-batches by the loss's weight.
   """
 
   def weighted(params, rows):
@@ -62,11 +63,11 @@ def _sum(f, micros):
 
 def _sum_packed(f, batch, micro_batch, room):
   """The same over as many micro-batches as the rows of a shard need."""
-  first = packing.starts(batch, micro_batch, room)
-  rows = lambda number: packing.take(batch, first, number, micro_batch)
+  first = micro_batches.starts(batch, micro_batch, room)
+  rows = lambda number: micro_batches.take(batch, first, number, micro_batch)
   add = lambda number, total: jax.tree.map(jnp.add, total, f(rows(number)))
   zeros = _zeros(lambda number: f(rows(number)), jnp.int32(0))
-  return jax.lax.fori_loop(0, packing.count(first), add, zeros)
+  return jax.lax.fori_loop(0, micro_batches.count(first), add, zeros)
 
 
 def _zeros(f, x):
@@ -119,17 +120,17 @@ def map_rows(
 
 
 def _map_packed(f, batch, micro_batch, room):
-  first = packing.starts(batch, micro_batch, room)
-  of = lambda number: f(packing.take(batch, first, number, micro_batch))
+  first = micro_batches.starts(batch, micro_batch, room)
+  of = lambda number: f(micro_batches.take(batch, first, number, micro_batch))
   put = lambda number, total: jax.tree.map(
-    lambda x, y: packing.put(x, first, number, y), total, of(number)
+    lambda x, y: micro_batches.put(x, first, number, y), total, of(number)
   )
   rows = jax.tree.leaves(batch)[0].shape[0]
   zeros = jax.tree.map(
     lambda s: jnp.zeros((rows, *s.shape[1:]), s.dtype),
     jax.eval_shape(of, jnp.int32(0)),
   )
-  return jax.lax.fori_loop(0, packing.count(first), put, zeros)
+  return jax.lax.fori_loop(0, micro_batches.count(first), put, zeros)
 
 
 @jax.jit

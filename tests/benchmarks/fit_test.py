@@ -49,7 +49,9 @@ def test_what_does_not_fit_is_named():
   assert done.returncode == 1, done.stderr
   (line,) = (x for x in done.stdout.splitlines() if "largest: " in x)
   assert "attention" in line and "float32[" in line and "16412" in line
-  assert "would help: config.sft.micro_tokens, config.sft.micro_batch" in done.stdout
+  assert (
+    "would help: config.sft.micro_tokens, config.sft.micro_batch" in done.stdout
+  )
 
 
 @needs_compiler

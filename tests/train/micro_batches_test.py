@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from jaxrl_mm import sharding
+from jaxrl_mm.models import packed
 from jaxrl_mm.structs import Demonstrations, Pairs, Prompts, Trajectories
-from jaxrl_mm.train import packing
+from jaxrl_mm.train import micro_batches
 from jaxrl_mm.train.step import accumulate_gradients, map_rows
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -56,34 +57,55 @@ def _trajectories():
 
 def test_rows_come_together_until_the_next_finds_no_room():
   """By hand: 2+9, 2 | 2+5, 1 of a new prompt would be 15 | ..."""
-  first = packing.starts(_demonstrations(), MOST, ROOM)
+  first = micro_batches.starts(_demonstrations(), MOST, ROOM)
   sizes = []
   for begin, end in zip(FIRST, FIRST[1:]):
     prompts = len(dict.fromkeys(GROUP[begin:end])) * 2
     sizes.append(prompts + ENDS[begin:end].sum())
   assert sizes[:4] == [13, 10, 12, 9]
   np.testing.assert_array_equal(first, [FIRST])
-  assert packing.count(first) == 4
+  assert micro_batches.count(first) == 4
+
+
+def test_what_is_put_together_fills_the_stream_it_was_counted_for():
+  """As `packed.plan` lays the rows, whose rule is the same."""
+  rng = np.random.default_rng(2)
+  ends = rng.integers(LONGEST + 1, size=(40, 1))
+  group = np.sort(rng.integers(9, size=40))
+  mask = np.arange(LONGEST) < ends
+  batch = Demonstrations(_prompts(group), _tokens(mask.shape), mask)
+  batch = jax.tree.map(jnp.asarray, batch)
+  first = micro_batches.starts(batch, 5, 30)
+  for number in range(int(micro_batches.count(first))):
+    rows = micro_batches.take(batch, first, jnp.int32(number), 5)
+    real = jnp.concatenate([rows.prompts.mask, rows.mask], axis=1)
+    p = packed.plan(real, rows.prompts.group, PROMPT, 30)
+    begin, end = first[0, number : number + 2].tolist()
+    prompts = len(set(group[begin:end].tolist()))
+    assert p.fits and p.filled.sum() == 2 * prompts + ends[begin:end].sum()
+    more = ends[end].item() if end < 40 else 99
+    again = 0 if end < 40 and group[end] == group[end - 1] else 2
+    assert end - begin == 5 or p.filled.sum() + again + more > 30
 
 
 def test_no_more_rows_than_there_are_places_for():
-  first = packing.starts(_demonstrations(), 1, 1000)
+  first = micro_batches.starts(_demonstrations(), 1, 1000)
   np.testing.assert_array_equal(first, [np.arange(ROWS + 1)])
 
 
 def test_both_completions_of_a_pair_stay_with_its_prompt():
   """By hand: 2 + 9 + 2 | 2 + 5 + 1 | 2 + 10 + 3 | 2 + 2 + 0."""
-  first = packing.starts(_pairs(), 4, 15)
+  first = micro_batches.starts(_pairs(), 4, 15)
   np.testing.assert_array_equal(first, [[0, 1, 2, 3, 4]])
-  first = packing.starts(_pairs(), 4, 21)
+  first = micro_batches.starts(_pairs(), 4, 21)
   np.testing.assert_array_equal(first, [[0, 2, 4, 4, 4]])
 
 
 def test_rows_that_pad_a_micro_batch_have_no_token():
   batch = jax.tree.map(jnp.asarray, (_trajectories(), np.arange(ROWS)))
-  first = packing.starts(batch, MOST, ROOM)
+  first = micro_batches.starts(batch, MOST, ROOM)
   for number, (begin, end) in enumerate(zip(FIRST[:4], FIRST[1:])):
-    t, index = packing.take(batch, first, jnp.int32(number), MOST)
+    t, index = micro_batches.take(batch, first, jnp.int32(number), MOST)
     rows = np.minimum(np.arange(begin, begin + MOST), end - 1)
     np.testing.assert_array_equal(index, rows)
     np.testing.assert_array_equal(

@@ -41,18 +41,18 @@ def starts(batch: Any, rows: int, room: int) -> Int[Array, "N length"]:
 def _of_shard(rows, room, prompt, answer, group):
   repeats = group == jnp.roll(group, 1)
 
-  def put(state, row):
-    number, count, used = state
+  def join(state, row):
+    number, held, used = state
     prompt, answer, repeats = row
-    more = answer + jnp.where(repeats & (count > 0), 0, prompt)
-    full = (count == rows) | (used + more > room)
+    more = answer + jnp.where(repeats & (held > 0), 0, prompt)
+    full = (held == rows) | (used + more > room)
     number += full
-    count = jnp.where(full, 1, count + 1)
+    held = jnp.where(full, 1, held + 1)
     used = jnp.where(full, prompt + answer, used + more)
-    return (number, count, used), number
+    return (number, held, used), number
 
   zero = jnp.zeros((), prompt.dtype)
-  _, number = jax.lax.scan(put, (zero, zero, zero), (prompt, answer, repeats))
+  _, number = jax.lax.scan(join, (zero, zero, zero), (prompt, answer, repeats))
   return jnp.searchsorted(number, jnp.arange(len(group) + 1))
 
 
