@@ -95,10 +95,13 @@ def test_train(tmp_path, monkeypatch, capsys, quick_compile):
   assert record["seconds"] == pytest.approx(sum(parts))
   # 32 rows of 4 + 4 tokens.
   assert record["tokens_per_second"] == pytest.approx(256 / record["seconds"])
-  # By hand: 8 rows' worth of pairs, 3.02e6 weights, a vocabulary of 1024.
+  # By hand: 3.02e6 weights, a vocabulary of 1024. A prompt of 4 tokens, with 10
+  # pairs, is run once; each of 8 answers has 4 tokens with the other 26.
   weights = 4 * (256 * 32 * (2 * 8 + 2 * 2) + 3 * 256 * 768)
-  pairs = 4 * 4 * 8 * 32 * (8 * 9 / 2)
-  forward = 32 * (2 * weights * 8 + pairs + 2 * 1024 * 256 * 4)
+  pair = 4 * 4 * 8 * 32
+  prompts = 4 * (2 * weights * 4 + pair * 10)
+  answers = 32 * (2 * weights * 4 + pair * 26 + 2 * 1024 * 256 * 4)
+  forward = prompts + answers
   done = record["mfu"] * record["update"] * record["rate"]
   assert done == pytest.approx(3 * forward)
   assert record["update_bytes"] > 4 * 4 * weights
