@@ -30,16 +30,20 @@ SMALL = (
   "sft.optimizer.warmup_steps=5",
   "sft.micro_batch=8",
   "reward_model.collect.prompts=32",
+  "reward_model.collect.micro_tokens=300",
+  "reward_model.micro_tokens=300",
   "reward_model.steps=2",
   "reward_model.batch=16",
   "preference.collect.prompts=32",
+  "preference.micro_tokens=300",
   "preference.threshold=-100.0",
   "preference.steps=2",
   "preference.batch=16",
   "policy.steps=8",
   "policy.prompts_per_step=8",
   "policy.samples_per_prompt=4",
-  "policy.micro_batch=4",
+  "policy.micro_batch=8",
+  "policy.micro_tokens=150",
   "policy.algorithm.capacity=16",
   "policy.refill=1",
   "policy.samples_every=2",
@@ -175,13 +179,19 @@ def test_the_sampler_and_the_trainer_agree(whole):
   "ignore:Sharding info not provided", "ignore:Couldn't find sharding info"
 )
 def test_two_processes_with_two_devices_each_train_alike(whole, tmp):
+  # They pack their rows, the whole run takes them as they are.
   mesh = ("mesh.data=1", "mesh.fsdp=2", "mesh.tensor=2")
+  packed = ("assemble.text.micro_tokens=100", "assemble.align.micro_tokens=100")
   # Later stages learn from what was drawn, where rounding can flip a token;
   # tests/pod compares them.
   stages = "stages=('assemble',)"
   folder = tmp / "two"
   done = _run(
-    [ROOT / "launch" / "local_pod.sh", "2", *_flags(folder, stages, *mesh)],
+    [
+      ROOT / "launch" / "local_pod.sh",
+      "2",
+      *_flags(folder, stages, *mesh, *packed),
+    ],
     os.environ
     | {
       "PYTHON": sys.executable,

@@ -276,19 +276,15 @@ def test_devices_along_the_sequence_axis_share_the_tokens_of_a_row(
   assert "f32[2,16,128]" not in compiled.as_text()
 
 
-# With three axes of positions, as Qwen2.5-VL has them, and without.
-@pytest.mark.parametrize("axes", [(), (3,)])
-def test_packed_rows_have_the_logp_and_gradient_of_whole_rows(
-  tiny, params, axes
-):
+def test_packed_rows_have_the_logp_and_gradient_of_whole_rows(tiny, params):
+  """With three axes of positions, as Qwen2.5-VL has them."""
   group = np.array([4, 4, 4, 6, 4, 5, 6, 6])
   prompts = jax.tree.map(lambda x: x[group - 4], _prompts(rows=3))
-  if axes:
-    where = np.random.default_rng(0).integers(9, size=(*prompts.mask.shape, 3))
-    prompts = prompts._replace(positions=jnp.asarray(where[group - 4]))
-    decoder = dataclasses.replace(tiny.decoder, rope_sections=(4, 2, 2))
-    tiny = dataclasses.replace(tiny, decoder=decoder)
-  prompts = prompts._replace(group=jnp.asarray(group))
+  where = np.random.default_rng(0).integers(9, size=(*prompts.mask.shape, 3))
+  where = jnp.asarray(where[group - 4])
+  prompts = prompts._replace(positions=where, group=jnp.asarray(group))
+  decoder = dataclasses.replace(tiny.decoder, rope_sections=(4, 2, 2))
+  tiny = dataclasses.replace(tiny, decoder=decoder)
   tokens, mask = _completions(rows=8)
   mask = mask.at[6].set(False)  # a row that pads the batch
   shared = np.sum(np.asarray(prompts.mask)[[1, 2, 7]])

@@ -240,48 +240,6 @@ def test_rows_of_a_step_can_be_several_updates(setting, state, rows, update):
   assert max(off) < 0.02 * max(far)
 
 
-def test_packed_rows_take_the_same_step_with_a_buffer(setting, state, rows):
-  """Two of four groups teach nothing; later they give way to older rows."""
-  pairs = jax.tree.map(lambda x: x[2 * (jnp.arange(8) // 2)], rows)
-  rewards = jnp.array([0.0, 1, 1, 0, 1, 1, 0, 0])
-  drawn = pairs._replace(
-    tokens=rows.tokens,
-    mask=rows.mask,
-    logp=rows.logp,
-    rewards=rewards,
-    verifiable=rewards,
-  )
-  plain = PolicyConfig(
-    prompts_per_step=4,
-    samples_per_prompt=2,
-    algorithm={"name": "r1v2", "capacity": 8},
-  )
-  packed = dataclasses.replace(plain, micro_batch=4, micro_tokens=150)
-  algorithm = policy.make_algorithm(plain, 0)
-  controller = hold_in_band(0.0, None)
-  memory = algorithm.transform.init(drawn), controller.init(())
-  states, told = [], []
-  for config in (plain, packed):
-    fixed = setting, config, algorithm, controller, OPTIMIZER
-    update = jax.jit(partial(policy._update, *fixed))
-    first, *_ = update(state._replace(algorithm=memory), {}, drawn)
-    second, metrics, _ = update(first, {}, drawn)
-    states.append(second.params)
-    told.append(metrics)
-  assert told[0]["effective"] == 1
-  assert told[0]["effective_without_buffer"] == 0.5
-  close = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
-  jax.tree.map(close, told[1], told[0])
-  off, far = (
-    max(
-      np.abs(np.asarray(x) - np.asarray(y)).max()
-      for x, y in zip(*map(jax.tree.leaves, two))
-    )
-    for two in (states, (states[0], state.params))
-  )
-  assert off < 0.02 * far
-
-
 def _loss(setting, rows, params):
   """-A log p of each answer, meaned: REINFORCE without a baseline."""
   logp, _ = vlm.completion_logp(
