@@ -97,11 +97,23 @@ RATES = {"H100": 989e12, "H200": 989e12}
 
 
 class Step(NamedTuple):
-  """What a step does; the last two are those of `PolicyConfig`."""
+  """What a step does.
+
+  Attributes:
+    case: the rollout.
+    micro_batch: rows the update takes at once, at most.
+    answers: for how many beside one prompt there is room then; 0: whole rows.
+  """
 
   case: Case
   micro_batch: int
-  micro_tokens: int = 0
+  answers: int = 0
+
+  @property
+  def micro_tokens(self) -> int:
+    """See `PolicyConfig`."""
+    tokens = self.case.prompt_tokens + self.answers * self.case.tokens
+    return tokens if self.answers else 0
 
 
 def steps(size: str) -> Iterator[Step]:
@@ -113,21 +125,16 @@ def steps(size: str) -> Iterator[Step]:
       Case("4 texts x 8", 4, 8, 64, 64, 32),
       Case("4 x 8, prompt of 256", 4, 8, 256, 64, 32),
     ):
-      yield Step(case, 8, of_group(case))
+      yield Step(case, 8, 8)
     tail = Case("long tail", 4, 8, 64, 256, 32, lengths="long tail")
-    rows, tokens = 4, 4 * (64 + 256)
+    rows, packed = Step(tail, 4), Step(tail, 16, 4)
   else:
-    name, shape = "8 pictures x 8 at 4k", (8, 8, 1024, 3072, 64)
-    yield Step(Case(name, *shape, picture=True), 2, 1024 + 2 * 3072)
-    tail = Case("long tail", *shape, lengths="long tail")
-    rows, tokens = 2, 2 * 4096
-  yield Step(tail._replace(name="long tail, whole rows"), rows)
-  yield Step(tail._replace(name="long tail, packed"), 4 * rows, tokens)
-
-
-def of_group(case: Case) -> int:
-  """Tokens of a prompt with all its answers."""
-  return case.prompt_tokens + case.samples * case.tokens
+    case = Case("8 pictures x 8 at 4k", 8, 8, 1024, 3072, 64, picture=True)
+    yield Step(case, 2, 2)
+    tail = case._replace(picture=False, lengths="long tail")
+    rows, packed = Step(tail, 2), Step(tail, 8, 2)
+  yield rows._replace(case=tail._replace(name="long tail, whole rows"))
+  yield packed._replace(case=tail._replace(name="long tail, packed"))
 
 
 def of_case(config: ModelConfig, case: Case) -> ModelConfig:
@@ -482,8 +489,7 @@ def main() -> None:
     if flags.only in step.case.name:
       case = rollout.shorter(step.case, flags.scale)
       with jax.set_mesh(one_device()):
-        tokens = step.micro_tokens // flags.scale
-        step = step._replace(case=case, micro_tokens=tokens)
+        step = step._replace(case=case)
         found = compare(size, step, peers, flags.repeats, about["rate"])
         for name, record in found:
           tell(case, f"{case.name}: {name}", record)
