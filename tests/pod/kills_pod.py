@@ -87,8 +87,9 @@ def wait_for_a_step(folder, process):
 
 
 def lines(folder):
-  """Steps that were written so far."""
-  return sum(len(metrics.read_lines(p)) for p in folder.rglob("metrics.jsonl"))
+  """Steps that were written so far; a save's folders may go meanwhile."""
+  found = [*folder.glob("metrics.jsonl"), *folder.glob("*/metrics.jsonl")]
+  return sum(len(metrics.read_lines(path)) for path in found)
 
 
 def saved(folder):
