@@ -55,9 +55,9 @@ def splash(
 
   Args:
     q, k, v: S >= T.
-    of_q, of_k: the segment of each token, such as the number of an answer in a
-      packed row. Padding needs a number too, say 0: every query has to find a
-      key, for the kernel divides by the sum of the weights.
+    of_q, of_k: the segment of each token, 1 for what is real. Padding needs a
+      number too, say 0: every query has to find a key, for the kernel divides
+      by the sum of the weights.
     interpret: runs the kernel step by step, on any platform.
   """
   length, offset = q.shape[1], k.shape[1] - q.shape[1]
