@@ -45,6 +45,7 @@ def accumulate_gradients(
     return loss * weight, (weight, metrics)
 
   gradient = partial(jax.value_and_grad(weighted, has_aux=True), params)
+  gradient = jax.jit(gradient, inline=True)  # traced once, for shapes and sums
   if room:
     total = _sum_packed(gradient, batch, micro_batch, room)
   else:

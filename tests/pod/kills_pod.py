@@ -2,6 +2,7 @@
 `make pod`."""
 
 import multiprocessing
+import os
 import random
 import statistics
 import time
@@ -26,7 +27,8 @@ def environ(tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     tests = launching.ROOT / "tests" / "pod"
     patch.setenv("PYTHONPATH", f"{launching.ROOT}:{tests}")
-    patch.setenv("XLA_FLAGS", "")
+    one_device = os.environ["XLA_FLAGS"].replace("count=8", "count=1")
+    patch.setenv("XLA_FLAGS", one_device)
     patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     cache = tmp_path_factory.mktemp("xla")
     patch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache))

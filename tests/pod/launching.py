@@ -32,7 +32,6 @@ def start(folder, variant, processes, devices, *flags) -> subprocess.Popen:
     | {
       "PYTHON": sys.executable,
       "DEVICES": str(devices),
-      "XLA_FLAGS": "",
       "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
       "PYTHONPATH": str(ROOT),
     },
@@ -60,7 +59,7 @@ def start_two(script, *arguments) -> list[subprocess.Popen]:
   """Two processes of a script of this folder, without a launcher."""
   environ = os.environ | {
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=8", "count=2"),
     "PYTHONPATH": str(ROOT),
     "JAXRL_COORDINATOR": f"127.0.0.1:{free_port()}",
     "JAXRL_PROCESSES": "2",

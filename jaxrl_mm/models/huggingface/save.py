@@ -269,6 +269,7 @@ def _fetch(piece: _Piece) -> Shaped[np.ndarray, "..."]:
     host = np.asarray(part)
   else:
     host = multihost_utils.process_allgather(part, tiled=True)
+  host = host.view(piece.leaf.dtype)
   out = np.empty(piece.how.shape, piece.dtype)
   copy(to_ours(out, piece.how), host)
   return out
@@ -278,7 +279,11 @@ def _fetch(piece: _Piece) -> Shaped[np.ndarray, "..."]:
 def _take(
   leaf: Array, index: Int[Array, " n"], stacked: tuple[int, ...]
 ) -> Array:
-  """One index along each stacked axis; nothing else leaves the devices."""
+  """One index along each stacked axis; nothing else leaves the devices.
+
+  As bits: a compiler may make another NaN of a NaN.
+  """
+  leaf = jax.lax.bitcast_convert_type(leaf, f"uint{8 * leaf.dtype.itemsize}")
   for i, axis in reversed(list(enumerate(stacked))):
     leaf = jax.lax.dynamic_index_in_dim(leaf, index[i], axis, keepdims=False)
   return leaf
