@@ -48,11 +48,9 @@ def train(folder):
   flags += "mesh.data=1", "mesh.fsdp=1", "mesh.tensor=1"
   config = f"--config={ROOT}/tests/pod/tiny.py:short"
   given = [f"--config.{flag}" for flag in flags]
-  app.run(
-    main.main,
-    ["train", config, f"--workdir={folder}", *given],
-    flags_parser=main.parse,
-  )
+  # The changes of a config are looked for there.
+  sys.argv = ["train", config, f"--workdir={folder}", *given]
+  app.run(main.main, flags_parser=main.parse)
 
 
 def start_two(script, *arguments) -> list[subprocess.Popen]:
