@@ -30,6 +30,9 @@ from jaxrl_mm.errors import InputError
 BATCH_AXES = ("data", "fsdp")
 # A process that is not heard of for so long has died, and ends the others.
 SILENCE_SECONDS = 30
+# Bytes of rows that a device gets from others at a time, or one row of each if
+# that is more. Waiting for each other is dear: small rows move together.
+MOVED_BYTES = 2**26
 MeshAxis = str | tuple[str, ...] | None
 
 
@@ -162,16 +165,21 @@ def gather_rows(tree: Any, index: Int[Array, " N"]) -> Any:
   axes, shards = _rows_cut(tree, index)
   if shards == 1:
     return jax.tree.map(lambda x: x[index], tree)
+  few = _at_a_time(tree, index, shards)
 
   def of_shard(tree, index):
     held, here = jax.tree.leaves(tree)[0].shape[0], jax.lax.axis_index(axes)
 
-    def one_for_each(wanted):
-      sent = jax.lax.map(lambda i: _row(tree, i), wanted % held)
-      take = lambda x: jax.lax.all_to_all(x, axes, 0, 0)
-      return _row(jax.tree.map(take, sent), wanted[here] // held)
+    def few_for_each(wanted):
+      sent = jax.lax.map(lambda i: _row(tree, i), wanted.reshape(-1) % held)
+      swap = lambda x: jax.lax.all_to_all(x, axes, 0, 0, tiled=True)
+      got = jax.tree.map(swap, sent)
+      place = wanted[here] // held * few + jnp.arange(few)
+      return jax.lax.map(lambda i: _row(got, i), place)
 
-    return jax.lax.map(one_for_each, index.reshape(shards, -1).T)
+    wanted = jnp.moveaxis(index.reshape(shards, -1, few), 1, 0)
+    rows = jax.lax.map(few_for_each, wanted)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
 
   cut, whole = PartitionSpec(axes), PartitionSpec()
   return jax.shard_map(of_shard, in_specs=(cut, whole), out_specs=cut)(
@@ -194,15 +202,17 @@ def scatter_rows(tree: Any, index: Int[Array, " N"], new: Any) -> Any:
   if shards == 1:
     put = lambda x, y: x.at[index].set(y, mode="drop")
     return jax.tree.map(put, tree, new)
+  few = _at_a_time(tree, index, shards)
 
   def of_shard(tree, index, new):
     held = jax.tree.leaves(tree)[0].shape[0]
     first = jax.lax.axis_index(axes) * held
 
-    def one_of_each(tree, rows):
+    def few_of_each(tree, rows):
       index, new = rows
-      new = jax.tree.map(lambda x: jax.lax.all_gather(x, axes), new)
-      return jax.lax.scan(put, tree, (index - first, new))[0], None
+      every = lambda x: jax.lax.all_gather(x, axes, tiled=True)
+      new = jax.tree.map(every, new)
+      return jax.lax.scan(put, tree, (index.reshape(-1) - first, new))[0], None
 
     def put(tree, row):
       place, new = row
@@ -214,13 +224,22 @@ def scatter_rows(tree: Any, index: Int[Array, " N"], new: Any) -> Any:
       )
       return jax.tree.map(set_row, tree, new, _row(tree, place)), None
 
-    rows = index.reshape(shards, -1).T, new
-    return jax.lax.scan(one_of_each, tree, rows)[0]
+    index = jnp.moveaxis(index.reshape(shards, -1, few), 1, 0)
+    new = jax.tree.map(lambda x: x.reshape(-1, few, *x.shape[1:]), new)
+    return jax.lax.scan(few_of_each, tree, (index, new))[0]
 
   cut, whole = PartitionSpec(axes), PartitionSpec()
   return jax.shard_map(of_shard, in_specs=(cut, whole, cut), out_specs=cut)(
     tree, index, new
   )
+
+
+def _at_a_time(tree, index, shards):
+  """How many rows each shard gets of every other in one round."""
+  rows = index.shape[0] // shards
+  row_bytes = sum(x.nbytes // x.shape[0] for x in jax.tree.leaves(tree))
+  fit = max(1, MOVED_BYTES // (shards * row_bytes))
+  return max(n for n in range(1, rows + 1) if rows % n == 0 and n <= fit)
 
 
 def _row(tree, number):

@@ -100,8 +100,14 @@ def test_tokens_are_cut_over_the_sequence_axis_where_it_divides_them():
 
 
 @pytest.mark.parametrize("size", [16, 10])  # ten rows lie as they come
-@pytest.mark.parametrize("sizes", [None, (2, 2, 2)])
-def test_rows_of_any_shard_are_read_and_written(sizes, size):
+@pytest.mark.parametrize(
+  "sizes, at_a_time", [(None, 1), ((2, 2, 2), 1), ((2, 2, 2), 2)]
+)
+def test_rows_of_any_shard_are_read_and_written(
+  sizes, at_a_time, size, monkeypatch
+):
+  row_bytes = 3 * 4 + 4 + 1
+  monkeypatch.setattr(sharding, "MOVED_BYTES", at_a_time * 4 * row_bytes)
   rng = np.random.default_rng(0)
   held = {
     "x": rng.standard_normal((size, 3)).astype(np.float32),

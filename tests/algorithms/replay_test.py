@@ -240,9 +240,10 @@ def with_pictures(number, size=16):
   return batch._replace(prompts={"images": jnp.asarray(pictures)})
 
 
-def test_on_a_mesh_no_device_ever_has_all_rows(quick_compile):
-  """And the bits are those of one device."""
+def test_on_a_mesh_no_device_ever_has_all_rows(quick_compile, monkeypatch):
+  """Where they are large; and the bits are those of one device."""
   del quick_compile
+  monkeypatch.setattr(sharding, "MOVED_BYTES", 1)
   mesh = sharding.make_mesh(2, 2, 2)
   batches = [with_pictures(number) for number in range(3)]
   buffer = algorithms.selective_sample_buffer(32)
