@@ -3,14 +3,14 @@
 #   launch/tpu_pod.sh CONFIG --name NAME --zone ZONE --type v5p-256 \
 #     --workdir DIR [--spot] [--runtime VERSION] [--bucket NAME] \
 #     [--env NAME]... [--dry_run] [--delete] [-- flags of jaxrl_mm.main]
-# Creates the queued resource NAME or takes the one that is there, copies this
-# checkout, installs it on every worker, starts the same command on all and
+# Creates the queued resource NAME or takes the one that is there, copies the
+# last commit, installs it on every worker, starts the same command on all and
 # shows worker 0. Spot capacity that is taken away is asked for again, and the
-# run continues from its newest checkpoint. --bucket mounts a bucket on every
-# worker as bucket/ of the checkout, in which the run starts, and links its
-# folders data/ and checkpoints/ beside it; put --workdir below bucket/. --env
-# hands on a variable of this shell, such as a key, by a file that is read once.
-# --delete removes NAME.
+# run continues from its newest checkpoint. --bucket mounts a bucket with
+# hierarchical namespace on every worker as bucket/ of the checkout, in which the
+# run starts, and links its folders data/ and checkpoints/ beside it; put
+# --workdir below bucket/. --env hands on a variable of this shell, such as a
+# key, by a file that is read once. --delete removes NAME.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -65,8 +65,25 @@ on_all() {
 }
 state() {
   [[ $dry ]] && echo ACTIVE && return
-  gcloud compute tpus queued-resources describe "$name" --zone "$zone" \
-    --format 'value(state.state)' 2>/dev/null || echo NONE
+  local told
+  if told=$(gcloud compute tpus queued-resources describe "$name" \
+    --zone "$zone" --format 'value(state.state)' 2>&1); then
+    tail -n 1 <<<"$told" # behind what gcloud warns of
+  elif [[ $told == *NOT_FOUND* ]]; then
+    echo NONE
+  else
+    echo "$told" >&2
+    echo UNKNOWN
+  fi
+}
+# look: the state into `now`. One question that fails says nothing of a slice.
+look() {
+  for _ in 1 2 3 4 5; do
+    now=$(state)
+    [[ $now == UNKNOWN ]] || return 0
+    sleep "${POLL_SECONDS:-30}"
+  done
+  fail "gcloud does not tell the state of $name"
 }
 
 if [[ $delete ]]; then
@@ -76,7 +93,10 @@ fi
 for needed in config type workdir; do
   [[ -n ${!needed} ]] || fail "$needed is missing; see the head of $0"
 done
-[[ -f ${config%%:*} ]] || fail "there is no config $config"
+# What is committed later does not come into a run that goes on.
+commit=$(git rev-parse HEAD)
+git cat-file -e "$commit:${config%%:*}" 2>/dev/null ||
+  fail "there is no config $config in the last commit"
 case $type in
   v5p-*) default=v2-alpha-tpuv5 ;;
   v5litepod-*) default=v2-alpha-tpuv5-lite ;;
@@ -84,24 +104,39 @@ case $type in
   *) default=tpu-ubuntu2204-base ;;
 esac
 
+# A save is a folder that is renamed when it is whole. In a flat bucket that
+# copies file by file, and one cut short would look whole.
+check_bucket() {
+  local told
+  told=$(run gcloud storage buckets describe "gs://$bucket" \
+    --format 'default(hierarchical_namespace)') ||
+    fail "there is no bucket $bucket"
+  [[ $dry ]] && echo "$told" && return
+  [[ $told == *'enabled: true'* ]] || fail "$bucket has no hierarchical" \
+    "namespace; make a bucket by 'gcloud storage buckets create" \
+    "gs://NAME --uniform-bucket-level-access --enable-hierarchical-namespace'"
+}
+[[ ! $bucket ]] || check_bucket
+
+create() {
+  resource create "$name" --node-id "$name" --accelerator-type "$type" \
+    --runtime-version "${runtime:-$default}" ${spot:+"$spot"}
+}
+
 acquire() {
-  case $(state) in
+  look
+  case $now in
     SUSPENDED | FAILED)
       resource delete "$name" --force --quiet || fail "could not delete $name"
       ;;&
     NONE | SUSPENDED | FAILED)
-      # shellcheck disable=SC2086 # $spot is one flag or nothing
-      resource create "$name" --node-id "$name" --accelerator-type "$type" \
-        --runtime-version "${runtime:-$default}" $spot ||
-        fail "could not ask for $name ($type in $zone)"
+      create || fail "could not ask for $name ($type in $zone)"
       ;;
   esac
-  [[ $dry ]] && resource create "$name" --node-id "$name" \
-    --accelerator-type "$type" --runtime-version "${runtime:-$default}" \
-    ${spot:+"$spot"}
-  until [[ $(state) == ACTIVE ]]; do
-    case $(state) in SUSPENDED | FAILED | NONE) return 1 ;; esac
-    echo "$(date +%T) $name: $(state)"
+  [[ ! $dry ]] || create
+  while look && [[ $now != ACTIVE ]]; do
+    case $now in SUSPENDED | FAILED | NONE) return 1 ;; esac
+    echo "$(date +%T) $name: $now"
     sleep "${POLL_SECONDS:-30}"
   done
 }
@@ -116,21 +151,32 @@ attempt() {
   }
 }
 
+# The images have an older Python. No worker may remember what another one has
+# replaced in the bucket since.
+setup="set -e
+mkdir -p jaxrl_mm && tar -xzf jaxrl_mm.tgz -C jaxrl_mm && cd jaxrl_mm
+command -v uv >/dev/null || python3 -m pip install --quiet --user uv
+export PATH=\$PATH:\$HOME/.local/bin
+uv venv --quiet --allow-existing --python 3.11 .venv
+uv pip install --quiet -c launch/constraints.txt -e '.[tpu]'"
+[[ ! $bucket ]] || setup+="
+mkdir -p ~/bucket
+mountpoint -q ~/bucket || gcsfuse --implicit-dirs --metadata-cache-ttl-secs 0 \
+  $(printf %q "$bucket") ~/bucket
+ln -sfn ~/bucket bucket
+ln -sfn bucket/data data
+ln -sfn bucket/checkpoints checkpoints"
+
 install() {
   local folder
   folder=$(mktemp -d)
   trap 'rm -rf "$folder"' RETURN
   attempt "could not pack this checkout" \
-    run git archive --format=tgz --output "$folder/jaxrl_mm.tgz" HEAD &&
+    run git archive --format=tgz --output "$folder/jaxrl_mm.tgz" "$commit" &&
     attempt "could not copy the code to $name" \
       run gcloud compute tpus tpu-vm scp "$folder/jaxrl_mm.tgz" \
       "$name:jaxrl_mm.tgz" --zone "$zone" --worker all &&
-    attempt "could not install on $name" on_all all "set -e
-      mkdir -p jaxrl_mm && tar -xzf jaxrl_mm.tgz -C jaxrl_mm && cd jaxrl_mm
-      python3.11 -m venv .venv
-      .venv/bin/pip install --quiet -c launch/constraints.txt -e '.[tpu]'
-      ${bucket:+mkdir -p ~/bucket && { mountpoint -q ~/bucket || gcsfuse --implicit-dirs $(printf %q "$bucket") ~/bucket; }
-      ln -sfn ~/bucket bucket && ln -sfn bucket/data data && ln -sfn bucket/checkpoints checkpoints}"
+    attempt "could not install on $name" on_all all "$setup"
 }
 
 # Values stand on no command line: others could read them there.
@@ -160,7 +206,8 @@ jaxrl_mm.main$(printf ' %q' "--config=$config" "--workdir=$workdir" "${flags[@]}
 taken_away() {
   [[ $spot ]] || return 1
   for _ in 1 2 3; do
-    [[ $(state) == ACTIVE ]] || return 0
+    look
+    [[ $now == ACTIVE ]] || return 0
     sleep "${POLL_SECONDS:-30}"
   done
   return 1
@@ -171,7 +218,7 @@ while true; do
     exit 0
   fi
   taken_away ||
-    fail "the run failed on $name ($(state)); --delete removes what is there"
+    fail "the run failed on $name ($now); --delete removes what is there"
   echo "$(date +%T) $name was taken away; asking for it again"
   sleep "${POLL_SECONDS:-30}"
 done

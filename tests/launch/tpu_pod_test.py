@@ -11,18 +11,28 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "launch" / "tpu_pod.sh"
 # `describe` gives the lines of the file `states` one after the other, the last
-# for ever; a call whose words contain those of FAIL fails, once a line.
+# for ever; NONE and ERROR stand for failures. A call whose words contain those
+# of FAIL fails, once a line.
 GCLOUD = """#!/usr/bin/env bash
 cd "$(dirname "$0")"
+if [[ $* == *buckets*describe* ]]; then
+  [[ $* == *gs://flat* ]] || echo '  enabled: true'
+  exit 0
+fi
 if [[ $* == *describe* ]]; then
-  head -n 1 states
+  state=$(head -n 1 states)
   [[ $(wc -l < states) -gt 1 ]] && sed -i 1d states
+  case $state in
+    NONE) echo 'ERROR: NOT_FOUND: there is none' >&2; exit 1 ;;
+    ERROR) echo 'ERROR: try again' >&2; exit 1 ;;
+  esac
+  echo "$state"
   exit 0
 fi
 printf '%s\\0' "$@" >> calls
 printf '\\n\\0' >> calls
 for word in "$@"; do
-  [[ $word == */variables ]] && cp -p "$word" variables
+  [[ $word == */variables || $word == */jaxrl_mm.tgz ]] && cp -p "$word" .
 done
 if [[ -s fail ]] && [[ $* == *"$(head -n 1 fail)"* ]]; then
   sed -i 1d fail
@@ -59,6 +69,35 @@ def launch(folder, *arguments, states=("ACTIVE",), fail=()):
   return done, [line.rstrip("\0").split("\0") for line in lines if line]
 
 
+GCSFUSE = "--implicit-dirs", "--metadata-cache-ttl-secs", "0"
+# Stand-ins for what a worker has; each notes what it is told.
+WORKER = """#!/usr/bin/env bash
+printf '%s\\0' "${0##*/}" "${@/#$HOME\\//}" >> ~/asked
+printf '\\n\\0' >> ~/asked
+[[ ${0##*/} != mountpoint ]]
+"""
+
+
+def on_worker(folder, command):
+  """What a worker's shell makes of a command; the calls of its tools."""
+  home, tools = folder / "home", folder / "tools"
+  for path in (home, tools):
+    path.mkdir(exist_ok=True)
+  for name in ("uv", "gcsfuse", "mountpoint"):
+    (tools / name).write_text(WORKER)
+    (tools / name).chmod(0o755)
+  (home / "asked").unlink(missing_ok=True)
+  shutil.copy(folder / "jaxrl_mm.tgz", home)
+  subprocess.run(
+    ["bash", "-c", command],
+    cwd=home,
+    env={"HOME": str(home), "PATH": f"{tools}:{os.environ['PATH']}"},
+    check=True,
+  )
+  lines = (home / "asked").read_text().split("\n\0")
+  return [line.rstrip("\0").split("\0") for line in lines if line]
+
+
 def verbs(calls):
   """What each call was for."""
   known = ("create", "delete", "scp", "ssh")
@@ -81,23 +120,19 @@ def test_creates_copies_installs_and_starts(gcloud):
   assert create[create.index("--runtime-version") + 1] == "v2-alpha-tpuv5"
   assert scp[scp.index("--worker") + 1] == "all"
   assert "-c launch/constraints.txt -e '.[tpu]'" in install[-1]
-  assert "gcsfuse --implicit-dirs b ~/bucket" in install[-1]
   # Where the run starts, its workdir and the config's files are the bucket's.
   assert start[-1].startswith("cd jaxrl_mm && JAXRL_PROCESSES=pod")
-  tree, checkout = gcloud / "bucket", gcloud / "jaxrl_mm"
-  (tree / "data").mkdir(parents=True)
-  checkout.mkdir()
-  links = install[-1][install[-1].index("ln -sfn") :]
-  for _ in range(2):  # a slice that is taken again has them
-    subprocess.run(
-      ["bash", "-ec", links],
-      cwd=checkout,
-      env=os.environ | {"HOME": str(gcloud)},
-      check=True,
-    )
+  checkout = gcloud / "home" / "jaxrl_mm"
+  for _ in range(2):  # a slice that is taken again has been set up
+    asked = on_worker(gcloud, install[-1])
+    assert (checkout / "configs" / "digits_r1v2.py").exists()
+    assert ["gcsfuse", *GCSFUSE, "b", "bucket"] in asked
+  tree = gcloud / "home" / "bucket"
+  (tree / "data").mkdir()
   (checkout / "data" / "prompts.jsonl").write_text("")
   assert (tree / "data" / "prompts.jsonl").exists()
   assert (checkout / "bucket").samefile(tree)
+  assert (checkout / "checkpoints").readlink() == Path("bucket/checkpoints")
   assert start[start.index("--worker") + 1] == "all"
   # What the shell of a worker makes of it.
   assert shlex.split(start[-1])[-4:] == [
@@ -107,6 +142,31 @@ def test_creates_copies_installs_and_starts(gcloud):
     "--config.data.prompts=it's here.jsonl",
   ]
   assert "JAXRL_PROCESSES=pod" in start[-1]
+
+
+def test_without_a_bucket_nothing_is_mounted(gcloud):
+  done, calls = launch(gcloud, *COMMAND)
+  assert done.returncode == 0, done.stderr
+  asked = on_worker(gcloud, calls[1][-1])
+  assert [words[0] for words in asked] == ["uv", "uv"]
+  found = {path.name for path in (gcloud / "home" / "jaxrl_mm").iterdir()}
+  assert "launch" in found and not found & {"bucket", "data", "checkpoints"}
+
+
+def test_a_bucket_in_which_half_a_save_can_look_whole_is_refused(gcloud):
+  done, calls = launch(gcloud, *COMMAND, "--bucket", "flat")
+  assert done.returncode == 1 and not calls
+  assert "flat has no hierarchical namespace" in done.stderr
+
+
+def test_a_question_that_fails_is_asked_again(gcloud):
+  states = ("WAITING_FOR_RESOURCES", "ERROR", "WAITING_FOR_RESOURCES", "ACTIVE")
+  done, calls = launch(gcloud, *COMMAND, states=states)
+  assert done.returncode == 0, done.stderr
+  assert verbs(calls) == ["scp", "ssh", "ssh"]
+  done, _ = launch(gcloud, *COMMAND, states=("ERROR",))
+  assert done.returncode == 1
+  assert "error: gcloud does not tell the state of pod" in done.stderr
 
 
 COMMAND = ("configs/digits_r1v2.py", *FLAGS, "--workdir", "w")
@@ -152,7 +212,7 @@ def test_variables_are_handed_on_in_a_file_that_is_read_once(
   [
     ("create", "could not ask for pod (v5p-256 in here)"),
     ("scp", "could not copy the code to pod"),
-    ("venv", "could not install on pod"),
+    ("uv venv", "could not install on pod"),
     ("jaxrl_mm.main", "the run failed on pod"),
   ],
 )
