@@ -3,19 +3,20 @@
 # make parity: compare with torch, which is large, live.
 # make pod: several processes, and killed ones; takes long.
 # make fit: compile a 7B run for a TPU slice, without a TPU.
+# make tpu: the tests that need its compiler.
 # PYTHON chooses the interpreter, VENV where it is installed.
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 ARGS ?=
 
-.PHONY: install demo demo-reward test parity pod fit format
+.PHONY: install demo demo-reward test parity pod fit tpu format
 
 install: $(VENV)/installed
 
 $(VENV)/installed: EXTRAS := test
 $(VENV)-parity/installed: EXTRAS := test,parity
-$(VENV)-tpu/installed: EXTRAS := tpu
+$(VENV)-tpu/installed: EXTRAS := test,tpu
 
 %/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -46,6 +47,9 @@ pod: install
 
 fit: $(VENV)-tpu/installed
 	@$(VENV)-tpu/bin/python -m benchmarks.fit configs/r1_reward_7b.py --topology=v5p:2x2x4 $(ARGS)
+
+tpu: $(VENV)-tpu/installed
+	@$(VENV)-tpu/bin/python -m pytest -n 0 tests/tpu/*_tpu.py $(ARGS)
 
 format: install
 	@$(RUN) -m ruff check --fix .
