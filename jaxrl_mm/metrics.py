@@ -120,6 +120,15 @@ class MetricsWriter:
       self._show(step, scalars)
     return scalars
 
+  def sync(self) -> None:
+    """Returns when the lines so far would survive the machine.
+
+    A mounted bucket has what was written to an open file only then. No
+    checkpoint may be ahead of its lines.
+    """
+    if self._active:
+      os.fsync(self._file.fileno())
+
   def _goodput(self):
     """Share of the time since the stage first began that its steps needed.
 
@@ -141,9 +150,10 @@ class MetricsWriter:
 def keep_until(path: Path, step: int) -> None:
   """Drops the lines of a JSON-lines file that belong to later steps.
 
-  A line cut short by a kill is dropped too. The file is replaced whole.
+  A line cut short by a kill is dropped too. The file is replaced whole, by the
+  first process alone.
   """
-  if not path.exists():
+  if jax.process_index() != 0 or not path.exists():
     return
   kept = []
   for line in path.read_text().splitlines():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import socket
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -321,7 +322,7 @@ def claim(workdir: Path, e: Experiment) -> None:
 
 
 def check_endpoints(e: Experiment, done: Collection[str]) -> None:
-  """Asks the models that a stage to come will ask, each once.
+  """Asks the models that a stage to come will ask, once from each host.
 
   Args:
     e: the experiment.
@@ -330,14 +331,13 @@ def check_endpoints(e: Experiment, done: Collection[str]) -> None:
   Raises:
     InputError: one of them does not answer.
   """
-  problem = ""
-  if jax.process_index() == 0:
-    for name, endpoint in _endpoints(e, done).items():
-      try:
-        dataclasses.replace(endpoint, retries=0)(["Say 1."])
-      except JudgeDown as error:
-        problem = problem or f"config.{name}: {error}"
-  if problem := sharding.of_first_process(problem):
+  found, host = "", socket.gethostname()
+  for name, endpoint in _endpoints(e, done).items():
+    try:
+      dataclasses.replace(endpoint, retries=0)(["Say 1."])
+    except JudgeDown as error:
+      found = found or f"config.{name}, asked by {host}: {error}"
+  for problem in filter(None, sharding.gather_texts(found)):
     raise InputError(problem)
 
 

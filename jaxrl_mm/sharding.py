@@ -28,7 +28,8 @@ from jaxrl_mm import pytree
 from jaxrl_mm.errors import InputError
 
 BATCH_AXES = ("data", "fsdp")
-# A process that is not heard of for so long has died, and ends the others.
+# A process that is not heard of for so long has died, and one that ended with
+# an error waits so long for the others: then they are ended.
 SILENCE_SECONDS = 30
 # Bytes of rows that a device gets from others at a time, or one row of each if
 # that is more. Waiting for each other is dear: small rows move together.
@@ -312,15 +313,19 @@ def join_processes(environ: Mapping[str, str]) -> None:
   and `JAXRL_PROCESS` this one's number.
   """
   processes = environ.get("JAXRL_PROCESSES")
+  patience = {
+    "heartbeat_timeout_seconds": SILENCE_SECONDS,
+    "shutdown_timeout_seconds": SILENCE_SECONDS,
+  }
   if processes == "pod":
-    jax.distributed.initialize(heartbeat_timeout_seconds=SILENCE_SECONDS)
+    jax.distributed.initialize(**patience)
   elif processes:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(
       environ["JAXRL_COORDINATOR"],
       num_processes=int(processes),
       process_id=int(environ["JAXRL_PROCESS"]),
-      heartbeat_timeout_seconds=SILENCE_SECONDS,
+      **patience,
     )
   if processes:
     # jax names a dead process by its number alone.

@@ -187,7 +187,9 @@ def test_a_teacher_that_is_down_is_found_before_the_first_stage(
       stages=("sft", "difficulty"),
       difficulty=DifficultyConfig(teacher=teacher),
     )
-    with pytest.raises(InputError, match=f"teacher: .* {server.url} failed"):
+    with pytest.raises(
+      InputError, match=f"teacher, .*: .* {server.url} failed"
+    ):
       run.run(asks, tmp_path)
     # Nor is it waited for.
     assert len(server.requests) == 1
@@ -208,7 +210,7 @@ def test_a_judge_of_consistency_is_asked_once_too(serve):
       policy=policy,
       consistency=Endpoint(server.url, model="m"),
     )
-    with pytest.raises(InputError, match=r"config\.consistency: .*BadRequest"):
+    with pytest.raises(InputError, match=r"config\.consistency, .*BadRequest"):
       preflight.check_endpoints(judged, [])
     unused = dataclasses.replace(policy, weights={"result": 1.0})
     preflight.check_endpoints(dataclasses.replace(judged, policy=unused), [])

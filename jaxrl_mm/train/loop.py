@@ -241,6 +241,7 @@ def run_stage(
         if number % loop.save_every == 0 or number == steps or leaving:
           _check(folder, writer.write(*pending), pending[0], loop)
           pending = None
+          writer.sync()
           checkpoints.save(number, state, batches.get_state())
         if leaving and number < steps:
           checkpoints.wait()

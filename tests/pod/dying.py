@@ -1,4 +1,4 @@
-"""A process of two, one of which dies; nobody watches them from outside.
+"""A process of two, one of which dies or fails; nobody watches from outside.
 
 See `processes_pod.py`. The other one waits for it, in a collective or not.
 """
@@ -14,9 +14,10 @@ from jaxrl_mm import sharding
 
 sharding.join_processes(os.environ)
 sharding.wait_for_all("both are there")
-dies, waits = sys.argv[1:]
-print("ready", flush=True)
-if jax.process_index() == int(dies):
+ends, how, waits = sys.argv[1:]
+if jax.process_index() == int(ends):
+  if how == "fails":
+    sys.exit("error: a bad record")
   os.kill(os.getpid(), signal.SIGKILL)
 if waits == "for it":
   sharding.sum_over_processes(1.0)

@@ -90,15 +90,17 @@ def test_a_host_that_dies_ends_the_others_within_a_minute(tmp_path):
 
 
 @pytest.mark.parametrize("waits", ["for it", "elsewhere"])
-@pytest.mark.parametrize("dies", [0, 1])
-def test_without_a_launcher_they_notice_it_themselves(dies, waits):
-  started = launching.start_two("dying.py", str(dies), waits)
-  assert started[dies].wait(timeout=600) == -signal.SIGKILL
+@pytest.mark.parametrize("how", ["dies", "fails"])
+@pytest.mark.parametrize("ends", [0, 1])
+def test_without_a_launcher_they_notice_it_themselves(ends, how, waits):
   began = time.monotonic()
-  output, _ = started[1 - dies].communicate(timeout=600)
+  started = launching.start_two("dying.py", str(ends), how, waits)
+  outputs = [process.communicate(timeout=600)[0] for process in started]
   took = time.monotonic() - began
-  print(f"{took:.0f} seconds\n{output[-1500:]}")
-  assert took < 60 and started[1 - dies].returncode != 0
+  print(f"{took:.0f} seconds\n{outputs[1 - ends][-1500:]}")
+  assert took < 60 and all(process.returncode for process in started)
+  if how == "fails":
+    assert "error: a bad record" in outputs[ends]
 
 
 def wait_until(done, process, limit=3000):

@@ -28,7 +28,7 @@ def get_config(variant: str = "whole"):
     sft=small(e.sft, steps=60, batch=16, micro_batch=2),
     reward_model=small(e.reward_model, collect=collect, **few),
     preference=small(
-      e.preference, collect=collect, rounds=1, threshold=-100.0, **few
+      e.preference, collect=collect, rounds=2, threshold=-100.0, **few
     ),
     policy=small(
       e.policy,
