@@ -92,6 +92,8 @@ def show(found: dict[str, Any]) -> None:
   for kind, c in found["collectives"].items():
     print(f"  {kind}: {c['times']} times, {c['bytes'] / GIB:.2f} GiB a chip")
   if not found["fits"]:
+    if not found["temporary_bytes"]:
+      print("  not compiled: its arrays alone are too large")
     print("  largest: " + ";\n           ".join(found["largest"]))
     print(f"  would help: {found['settings']}")
   sys.stdout.flush()
@@ -177,6 +179,14 @@ def smallest(e: Experiment, kind: str) -> list[dict[str, Any]]:
   return []
 
 
+def describe_slice(found: dict[str, Any] | None) -> str:
+  """Its topology, and the type by which gcloud knows it."""
+  if found is None:
+    return "none fits"
+  chip = CHIPS[found["topology"].partition(":")[0]]
+  return f"{found['topology']}, {chip.name}-{found['chips'] * chip.cores}"
+
+
 def parse(argv: list[str]) -> list[str]:
   """The config may stand without its flag."""
   named = [
@@ -205,8 +215,7 @@ def main(_: list[str]) -> None:
   if any(found["tokens"] for found in all_found):
     show_steps(all_found, whole=not _ONLY.value)
   if _SEARCH.value:
-    slices = [found["topology"] for found in all_found[:1]]
-    print("smallest slice:", *slices or ["none fits"])
+    print("smallest slice:", *map(describe_slice, all_found[:1] or [None]))
   if not all_found or not all(found["fits"] for found in all_found):
     sys.exit(1)
 

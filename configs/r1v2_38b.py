@@ -49,6 +49,8 @@ losses and what is frozen, and almost no number. What was chosen, and why:
   micro_tokens  A device takes up to a group at once, its prompt once: there is
                 room for four of the longest answers. Elsewhere as many rows as
                 fit the room of two of the longest.
+  save_every    A policy step takes three minutes and more; a slice that goes
+                without a warning in time takes a quarter of an hour with it.
 """
 
 from jaxrl_mm.evaluate.accuracy import EvaluationConfig
@@ -57,6 +59,7 @@ from jaxrl_mm.models import config as models
 from jaxrl_mm.optimizer import OptimizerConfig
 from jaxrl_mm.train.assemble import AssembleConfig
 from jaxrl_mm.train.collect import CollectConfig
+from jaxrl_mm.train.loop import LoopConfig
 from jaxrl_mm.train.policy import LearnedConfig, PolicyConfig
 from jaxrl_mm.train.preference import PreferenceConfig
 from jaxrl_mm.train.reward_model import RewardModelConfig
@@ -89,6 +92,7 @@ def get_config():
       model=models.r1v2_38b(),
       stages=("assemble", "sft", "reward_model", "preference", "policy"),
       mesh=MeshConfig(data=1, fsdp=-1, tensor=8),
+      loop=LoopConfig(save_every=5),
       data=DataConfig(
         demonstrations="data/demonstrations.jsonl",
         prompts="data/prompts.jsonl",

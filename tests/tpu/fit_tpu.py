@@ -71,7 +71,7 @@ def test_the_search_passes_over_slices_that_the_arrays_alone_fill():
   # Fits, arguments, temporaries: without the compiler there are none.
   assert [x[0] for x in told] == ["NO", "NO", "yes"]
   assert [x[2] == "0.00" for x in told] == [True, True, False]
-  assert lines[-1] == "smallest slice: v6e:4x4"
+  assert lines[-1] == "smallest slice: v6e:4x4, v6e-16"
 
 
 def test_an_axis_may_be_a_part_of_a_side_of_the_slice():
