@@ -26,6 +26,7 @@ SMALL = (
   "assemble.align.steps=2",
   "assemble.align.batch=16",
   "sft.steps=30",
+  "sft.batch=32",
   "sft.optimizer.learning_rate=3e-3",
   "sft.optimizer.warmup_steps=5",
   "sft.micro_batch=8",

@@ -110,17 +110,18 @@ def lines(folder, stage) -> list[dict]:
 
 def final(folder) -> dict[str, np.ndarray]:
   """Every array of the last checkpoint of each training, by its path."""
-  arrays = {}
+  arrays, reader = {}, ocp.PyTreeCheckpointer()
+  # On whatever devices they were.
+  as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
   for checkpoints in sorted(folder.glob("**/checkpoints")):
     steps = (int(p.name) for p in checkpoints.iterdir() if p.name.isdigit())
-    state = ocp.PyTreeCheckpointer().restore(
-      checkpoints / str(max(steps)) / "state"
-    )
+    path = checkpoints / str(max(steps)) / "state"
+    held = reader.metadata(path).item_metadata.tree
+    args = jax.tree.map(lambda _: as_numpy, held)
+    state = reader.restore(path, restore_args=args)
     where = str(checkpoints.relative_to(folder))
     for path, x in jax.tree.flatten_with_path(state)[0]:
-      if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-        x = jax.random.key_data(x)
-      arrays[where + jax.tree_util.keystr(path)] = np.asarray(x)
+      arrays[where + jax.tree_util.keystr(path)] = x
   return arrays
 
 
