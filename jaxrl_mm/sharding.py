@@ -308,6 +308,9 @@ def by_table(
 def join_processes(environ: Mapping[str, str]) -> None:
   """Joins the other processes of a run, where the launcher says there are any.
 
+  A program that ends well must `wait_for_all` then, or those that end early
+  take the others along.
+
   `JAXRL_PROCESSES` is "pod" on a Cloud TPU slice, whose workers find each
   other, or their number; then `JAXRL_COORDINATOR` is the address of the first
   and `JAXRL_PROCESS` this one's number.

@@ -301,5 +301,6 @@ if __name__ == "__main__":
     args = parse()
     sharding.join_processes(os.environ)
     evaluate(args)
+    sharding.wait_for_all("the end")  # the first process grades and writes
   except (InputError, JudgeDown) as error:
     sys.exit(f"error: {error}")
