@@ -18,7 +18,7 @@ $(VENV)/installed: EXTRAS := test
 $(VENV)-parity/installed: EXTRAS := test,parity
 $(VENV)-tpu/installed: EXTRAS := test,tpu
 
-%/installed: pyproject.toml
+%/installed: pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "error: $(PYTHON) is not Python 3.11 or newer; name one with 'make PYTHON=python3.12 ...'"; exit 1; }
 	@$(PYTHON) -m venv $* || { \

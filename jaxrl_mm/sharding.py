@@ -156,8 +156,9 @@ def put_rows(x: Array, index: Array, y: Array) -> Array:
 def gather_rows(tree: Any, index: Int[Array, " N"]) -> Any:
   """`x[index]` of every leaf, from whichever shard has the row.
 
-  The same bits, but a device has few other rows than its own at a time; the
-  compiler would bring all N to every device.
+  The same bits, but of other rows than its own a device has no more at a time
+  than `MOVED_BYTES`, or one for each shard where they are larger; the compiler
+  would bring all N to every device.
 
   Args:
     tree: leaves [B, ...].

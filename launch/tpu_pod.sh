@@ -95,7 +95,7 @@ for needed in config type workdir; do
 done
 # What is committed later does not come into a run that goes on.
 commit=$(git rev-parse HEAD)
-git cat-file -e "$commit:${config%%:*}" 2>/dev/null ||
+[[ $(git cat-file -t "$commit:${config%%:*}" 2>/dev/null) == blob ]] ||
   fail "there is no config $config in the last commit"
 case $type in
   v5p-*) default=v2-alpha-tpuv5 ;;
@@ -109,7 +109,7 @@ esac
 check_bucket() {
   local told
   told=$(run gcloud storage buckets describe "gs://$bucket" \
-    --format 'default(hierarchical_namespace)') ||
+    --raw --format 'default(hierarchicalNamespace)') ||
     fail "there is no bucket $bucket"
   [[ $dry ]] && echo "$told" && return
   [[ $told == *'enabled: true'* ]] || fail "$bucket has no hierarchical" \
@@ -155,8 +155,8 @@ attempt() {
 # replaced in the bucket since.
 setup="set -e
 mkdir -p jaxrl_mm && tar -xzf jaxrl_mm.tgz -C jaxrl_mm && cd jaxrl_mm
-command -v uv >/dev/null || python3 -m pip install --quiet --user uv
 export PATH=\$PATH:\$HOME/.local/bin
+command -v uv >/dev/null || python3 -m pip install --quiet --user uv
 uv venv --quiet --allow-existing --python 3.11 .venv
 uv pip install --quiet -c launch/constraints.txt -e '.[tpu]'"
 [[ ! $bucket ]] || setup+="
@@ -204,11 +204,12 @@ jaxrl_mm.main$(printf ' %q' "--config=$config" "--workdir=$workdir" "${flags[@]}
 
 # The state follows a while after the machines are gone.
 taken_away() {
+  look
   [[ $spot ]] || return 1
   for _ in 1 2 3; do
-    look
     [[ $now == ACTIVE ]] || return 0
     sleep "${POLL_SECONDS:-30}"
+    look
   done
   return 1
 }

@@ -1,6 +1,7 @@
 """Lines, truncation after a kill, and tokens per second."""
 
 import json
+import os
 import time
 
 import jax
@@ -97,3 +98,14 @@ def test_the_first_process_alone_changes_files(tmp_path, monkeypatch):
   monkeypatch.undo()
   metrics.keep_until(path, 1)
   assert [line["step"] for line in metrics.read_lines(path)] == [1]
+
+
+def test_lines_reach_the_disk_when_asked(tmp_path, monkeypatch):
+  synced = []
+  monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file)))
+  with metrics.MetricsWriter(tmp_path, 0, 10, ()) as writer:
+    writer.write(1, {"tokens": 8}, time.perf_counter() + 1)
+    before = len(synced)
+    writer.sync()
+  (file,) = synced[before : before + 1]
+  assert os.path.samestat(file, (tmp_path / "metrics.jsonl").stat())

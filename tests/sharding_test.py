@@ -101,7 +101,8 @@ def test_tokens_are_cut_over_the_sequence_axis_where_it_divides_them():
 
 @pytest.mark.parametrize("size", [16, 10])  # ten rows lie as they come
 @pytest.mark.parametrize(
-  "sizes, at_a_time", [(None, 1), ((2, 2, 2), 1), ((2, 2, 2), 2)]
+  "sizes, at_a_time",
+  [(None, 1), *(((2, 2, 2), at_a_time) for at_a_time in (1, 2, 4, 100))],
 )
 def test_rows_of_any_shard_are_read_and_written(
   sizes, at_a_time, size, monkeypatch
@@ -115,9 +116,10 @@ def test_rows_of_any_shard_are_read_and_written(
     "z": rng.random(size) < 0.5,
   }
   held["x"][:2] = [[-0.0, np.nan, np.inf], [-np.inf, 0.0, -0.0]]
-  new = jax.tree.map(lambda x: x[::-1][:8], held)
-  read = np.array([0, 1, 1, 9, 4, size - 1, 2, 0])
-  put = np.array([3, size, 9, 0, size - 1, size + 5, 4, 1])
+  # Six for each of four shards: six, three, two and one round of them.
+  read, other = rng.integers(0, size, (2, 24))
+  new = jax.tree.map(lambda x: x[other], held)
+  put = rng.permutation(26)[:24]  # some beyond the last row
   mesh = sharding.make_mesh(*sizes) if sizes else None
   with jax.set_mesh(mesh) if sizes else contextlib.nullcontext():
     got = jax.jit(sharding.gather_rows)(held, read)

@@ -16,7 +16,8 @@ SCRIPT = ROOT / "launch" / "tpu_pod.sh"
 GCLOUD = """#!/usr/bin/env bash
 cd "$(dirname "$0")"
 if [[ $* == *buckets*describe* ]]; then
-  [[ $* == *gs://flat* ]] || echo '  enabled: true'
+  [[ $* == *gs://flat*  ]] && exit 0
+  [[ $* == *--raw*hierarchicalNamespace* ]] && echo '  enabled: true'
   exit 0
 fi
 if [[ $* == *describe* ]]; then
